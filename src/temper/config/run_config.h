@@ -1,0 +1,135 @@
+// Everything a run is told, in one struct. `visit` (run_config.cpp's list) is the only place that knows the
+// keys' names, help and ranges; YAML, flags, TEMPER_* variables, --help, the JSON schema and the manifest
+// are made from it. Names are mlx-lm's where mlx-lm has the key.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "temper/base/json.h"
+
+namespace temper {
+
+// mlx-lm: `lora_parameters`.
+struct LoraParameters {
+  int rank = 8;
+  std::optional<double> alpha;   // scale = alpha / rank; not together with scale
+  double scale = 20.0;           // multiplies x A B
+  double dropout = 0.0;          // on the input of A
+  std::vector<std::string> keys; // e.g. self_attn.q_proj; empty: every linear of the block
+};
+
+// mlx-lm: `lr_schedule`. Written as a bare name it uses learning_rate, iters and warmup.
+struct ScheduleConfig {
+  std::string name = "constant";  // constant, linear, cosine; mlx-lm's linear_schedule, cosine_decay ...
+  std::vector<double> arguments;  // mlx-lm's positional arguments; empty: from the run
+  std::optional<int> warmup;      // steps
+  double warmup_init = 0.0;       // learning rate at step 0 of the warm-up
+  double min_learning_rate = 0.0; // where linear and cosine end
+};
+
+// mlx-lm: `optimizer_config.<name>`.
+struct OptimizerConfig {
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0.01;  // adamw, sgd; never on norms and biases
+  double momentum = 0.0;       // sgd
+  bool nesterov = false;       // sgd
+  bool bias_correction = true; // adam, adamw; mlx-lm's default is false
+};
+
+struct RunConfig {
+  // Model and method
+  std::string model;
+  std::string fine_tune_type = "lora"; // lora, full
+  int num_layers = -1;                 // the last N blocks; -1: all
+  LoraParameters lora_parameters;
+  std::string resume_adapter_file;
+  std::string dtype = "auto";     // auto, float32, bfloat16, float16
+  std::string compat = "none";    // none, mlx-lm
+  bool trust_remote_code = false; // accepted for mlx-lm's sake; nothing remote is ever run
+
+  // Data
+  std::string data;
+  Json hf_dataset = nullptr;        // mlx-lm's object or list: path, train_split, prompt_feature ...
+  std::string data_format = "auto"; // auto, chat, sharegpt, alpaca, completion, text, template
+  std::string prompt_feature = "prompt";
+  std::string completion_feature = "completion";
+  std::string text_feature = "text";
+  std::string chat_feature = "messages";
+  std::string prompt_template; // "{question}" style, with completion_template
+  std::string completion_template;
+  double valid_fraction = 0.0;         // split off train when there is no valid file
+  int dataset_size = 0;                // use the first N shuffled training rows; 0: all
+  std::string on_bad_row = "stop";     // stop, skip
+  int max_bad_rows = 100;              // limit of skip
+  bool mask_prompt = true;             // only assistant turns or completions are targets
+  std::string supervise = "all-turns"; // all-turns, last-turn (mlx-lm's)
+  std::string system_prompt;           // put before chats that have none
+  int max_seq_length = 2048;
+  bool packing = true;
+  std::string cache_dir; // token cache; empty: $XDG_CACHE_HOME/temper
+
+  // Training
+  bool train = true;
+  int iters = 1000;              // optimizer steps (compat mlx-lm: micro-batches)
+  std::optional<double> epochs;  // instead of iters
+  int batch_size = 4;            // examples a micro-batch
+  std::int64_t batch_tokens = 0; // instead of batch_size: a token budget a micro-batch
+  int grad_accumulation_steps = 1;
+  double learning_rate = 1e-5;
+  std::string optimizer = "adam"; // adam, adamw, sgd
+  OptimizerConfig optimizer_config;
+  ScheduleConfig lr_schedule;
+  int warmup_steps = 0;
+  double max_grad_norm = 1.0; // 0: no clipping
+  bool grad_checkpoint = false;
+  std::uint64_t seed = 0;
+  bool deterministic = false;
+
+  // Progress, evaluation, saving
+  int steps_per_report = 10;
+  int steps_per_eval = 200;
+  int val_batches = 25;     // -1: all
+  int save_every = 100;     // steps
+  int keep_checkpoints = 3; // periodic ones; best and last are kept anyway; 0: all
+  bool test = false;
+  int test_batches = 500;            // -1: all
+  std::vector<std::string> generate; // prompts answered by base and fine-tuned model after training
+  int generate_tokens = 128;
+  std::string run_dir;      // empty: runs/<model>-<date>-<time>
+  std::string adapter_path; // mlx-lm's name for where adapters go; the run folder unless run_dir is set
+  std::string report_to;    // "", tensorboard
+  std::string project_name;
+  std::uint64_t clear_cache_threshold = 0; // bytes the allocator's cache may hold; 0: the default bound
+  bool verbose = false;
+  bool quiet = false;
+
+  // The scale that LoRA uses: alpha / rank if alpha is set, else scale.
+  double lora_scale() const;
+};
+
+// Where values come from, strongest first: flags, TEMPER_* variables, the YAML file, defaults.
+struct ConfigSources {
+  std::string yaml_path;          // --config; may be empty
+  std::vector<std::string> flags; // "--iters", "100", "--lora-parameters.rank=4", "--train" ...
+  bool read_environment = true;
+};
+
+// Resolves and validates. Throws ConfigError: unknown key (with the nearest name), wrong type, out of
+// range, contradiction; names file:line for YAML, the variable or the flag otherwise.
+RunConfig load_run_config(const ConfigSources& sources);
+
+// Checks ranges and combinations of a config made in code. Throws ConfigError.
+void validate(const RunConfig& config);
+
+// Every key with its value, in the visit list's order (the manifest, --print-config as JSON).
+Json to_json(const RunConfig& config);
+RunConfig run_config_from_json(const Json& json); // throws ConfigError
+std::string to_yaml(const RunConfig& config);     // --print-config
+Json run_config_schema();                         // JSON Schema draft 2020-12
+std::string run_config_help();                    // the flags, grouped, each with its default
+
+} // namespace temper

@@ -1,0 +1,28 @@
+// A tokenized split: examples by index, memory-mapped when it comes from the token cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "temper/data/example.h"
+
+namespace temper {
+
+class TokenDataset {
+ public:
+  virtual ~TokenDataset() = default;
+  virtual std::size_t size() const = 0;
+  virtual ExampleView operator[](std::size_t index) const = 0;
+  // Tokens of example `index`, without touching the example itself.
+  virtual std::size_t length(std::size_t index) const = 0;
+  // Changes whenever the rows, the tokenizer or the rendering change.
+  virtual const std::string& fingerprint() const = 0;
+};
+
+// Examples held in memory: tests, synthetic benches, a caller's own data.
+std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples);
+
+} // namespace temper

@@ -1,0 +1,54 @@
+// Chat templates: Jinja as transformers renders it (apply_chat_template), with the text spans that the
+// assistant wrote. Source: https://huggingface.co/docs/transformers/chat_templating.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "temper/base/json.h"
+
+namespace temper {
+
+// Bytes [begin, end) of a text.
+struct TextSpan {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+  bool operator==(const TextSpan&) const = default;
+};
+
+struct RenderOptions {
+  bool add_generation_prompt = false;
+  Json tools = nullptr;            // an array of tool schemas, or null
+  Json variables = Json::object(); // more template variables, e.g. enable_thinking
+};
+
+struct RenderedChat {
+  std::string text;
+  // One span an assistant turn, in order: its content and what closes the turn (the end-of-turn token),
+  // without the header that a generation prompt would already hold.
+  std::vector<TextSpan> assistant_spans;
+};
+
+class ChatTemplate {
+ public:
+  // `specials` holds bos_token, eos_token, pad_token ... as the template's variables.
+  // Throws ModelError if the source does not parse.
+  ChatTemplate(std::string source, Json specials);
+  ~ChatTemplate();
+
+  // `messages`: array of {role, content, tool_calls?, ...}. Throws DataError with the template's own words
+  // when it raises (raise_exception) or uses what a message lacks.
+  std::string render(const Json& messages, const RenderOptions& options = {}) const;
+  // render() and where the assistant speaks; every assistant turn has its span.
+  RenderedChat render_with_spans(const Json& messages, const RenderOptions& options = {}) const;
+
+  const std::string& source() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+} // namespace temper
