@@ -25,6 +25,10 @@ class EventSink {
   virtual ~EventSink() = default;
   // Called on the trainer's thread, in order; must return quickly.
   virtual void on_event(const Event& event) = 0;
+  // After every optimizer step, reported or not: what a progress bar needs between `step` events.
+  virtual void on_progress(std::int64_t step) {
+    (void)step;
+  }
 };
 
 } // namespace temper
