@@ -1,0 +1,9 @@
+#include "temper/base/version.h"
+
+namespace temper {
+
+const char* version() {
+  return TEMPER_VERSION;
+}
+
+} // namespace temper
