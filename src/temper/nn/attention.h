@@ -1,0 +1,47 @@
+// Causal attention over batches of documents: which keys a query may see, decided once a forward pass.
+// Source: Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245;
+// sliding window: Beltagy et al. 2020, arXiv:2004.05150.
+// Dims: B rows, T tokens a row, S keys, H query heads, G key heads, D head_dim, N = B T tokens,
+//       M documents, L longest document (rounded up).
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include "temper/nn/params.h"
+
+namespace temper {
+
+// Rearranges a batch's tokens so that each document is a row of its own, and back. Packed rows then cost
+// what their documents cost, and no document can see another.
+struct DocumentLayout {
+  mx::array gather_ML; // int32 [M, L]: the token (of N) at each place; 0 where `valid_ML` is false
+  mx::array valid_ML;  // bool [M, L]
+  mx::array scatter_N; // int32 [N]: the place (of M L) of each token; 0 where `real_N` is false
+  mx::array real_N;    // bool [N]
+};
+
+// Keys and values of earlier tokens, kept by the caller (infer/kv_cache.h).
+class KeyValueStore {
+ public:
+  virtual ~KeyValueStore() = default;
+  // Tokens stored before this pass.
+  virtual int offset() const = 0;
+  // Appends a layer's k, v [B, G, T, D] and returns all of that layer's [B, G, S, D], S = offset() + T.
+  virtual std::pair<mx::array, mx::array> update(int layer, const mx::array& k, const mx::array& v) = 0;
+};
+
+// What one forward pass's attention is over. Without segments, documents and cache: B causal rows.
+struct AttentionPlan {
+  std::optional<mx::array> segments_BT;    // int32: packed rows, masked densely
+  std::optional<DocumentLayout> documents; // packed rows, rearranged; wins over segments_BT
+  KeyValueStore* cache = nullptr;          // generation
+};
+
+// softmax(q k^T scale + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already
+// rotated). `window` > 0: a query sees its own and the window - 1 keys before it. `layer` is the cache's.
+// Lazy; differentiable in q, k, v.
+mx::array attention(const AttentionPlan& plan, const mx::array& q, const mx::array& k, const mx::array& v,
+                    float scale, int window, int layer);
+
+} // namespace temper

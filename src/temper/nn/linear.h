@@ -1,0 +1,24 @@
+// A linear layer by name: dense weight, optional bias, optional LoRA factors on top.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "temper/nn/lora.h"
+#include "temper/nn/params.h"
+
+namespace temper {
+
+// What a forward pass needs beside its input.
+struct ForwardContext {
+  ParamView params;
+  LoraConfig lora;
+  std::optional<mx::array> dropout_key; // uint32 [2]; none outside training
+  std::uint32_t dropout_site = 0;       // counts the layers that have drawn a key
+};
+
+// x [..., I] -> [..., O] with "<name>.weight" [O, I], "<name>.bias" [O] and "<name>.lora_a/.lora_b" where
+// they exist. Lazy. Throws ModelError naming the tensor if shapes disagree.
+mx::array linear(ForwardContext& context, const std::string& name, const mx::array& x);
+
+} // namespace temper
