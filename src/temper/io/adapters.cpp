@@ -1,0 +1,166 @@
+#include "temper/io/adapters.h"
+
+#include <algorithm>
+
+#include "temper/base/error.h"
+#include "temper/base/files.h"
+#include "temper/io/safetensors.h"
+#include "temper/models/decoder.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+
+Json read_adapter_config(const fs::path& folder) {
+  const auto path = folder / "adapter_config.json";
+  if (!fs::exists(path)) {
+    throw CheckpointError(folder.string() + ": no adapter_config.json; this is not an adapter folder");
+  }
+  try {
+    return read_json(path);
+  } catch (const ConfigError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+LoraConfig read_lora(const Json& config, const std::string& origin) {
+  try {
+    const auto& parameters = config.at("lora_parameters");
+    LoraConfig lora;
+    lora.rank = parameters.at("rank").get<int>();
+    lora.scale = parameters.at("scale").get<float>();
+    lora.dropout = parameters.value("dropout", 0.0F);
+    return lora;
+  } catch (const Json::exception&) {
+    throw CheckpointError(origin + ": lora_parameters needs rank and scale as numbers");
+  }
+}
+
+Params read_params(const fs::path& file) {
+  if (!fs::exists(file)) {
+    throw CheckpointError(file.string() + ": there is no such adapter file");
+  }
+  auto params = load_safetensors(file);
+  for (auto& [name, array] : params) {
+    array = mx::astype(array, mx::float32);
+  }
+  mx::eval(values(params));
+  return params;
+}
+
+[[noreturn]] void misfit(const fs::path& file, const std::string& name, const mx::Shape& found,
+                         const mx::Shape& wanted) {
+  throw ModelError(file.string() + ": tensor " + name + " has shape " + shape_text(found) +
+                   ", this model and rank need " + shape_text(wanted) +
+                   "; was the adapter trained on another model?");
+}
+
+void check_factors(const fs::path& file, const Params& params, const DecoderSpec& spec, int rank) {
+  std::map<std::string, mx::Shape> allowed;
+  for (const auto& [name, shape] : adaptable_layers(spec, -1, {})) {
+    allowed[name + ".lora_a"] = {shape[1], rank};
+    allowed[name + ".lora_b"] = {rank, shape[0]};
+  }
+  for (const auto& [name, array] : params) {
+    const auto it = allowed.find(name);
+    if (it == allowed.end()) {
+      throw ModelError(file.string() + ": tensor " + name +
+                       " belongs to no layer of this model that can be adapted");
+    }
+    if (array.shape() != it->second) {
+      misfit(file, name, array.shape(), it->second);
+    }
+    const auto pair =
+        name.ends_with("_a") ? name.substr(0, name.size() - 1) + "b" : name.substr(0, name.size() - 1) + "a";
+    if (!params.contains(pair)) {
+      throw ModelError(file.string() + ": tensor " + name + " is there without " + pair);
+    }
+  }
+}
+
+void check_weights(const fs::path& file, const Params& params, const DecoderSpec& spec) {
+  std::map<std::string, mx::Shape> allowed;
+  for (const auto& [name, shape] : expected_tensors(spec)) {
+    allowed[name] = shape;
+  }
+  for (const auto& [name, array] : params) {
+    const auto it = allowed.find(name);
+    if (it == allowed.end()) {
+      throw ModelError(file.string() + ": this model has no tensor " + name);
+    }
+    if (array.shape() != it->second) {
+      misfit(file, name, array.shape(), it->second);
+    }
+  }
+}
+
+} // namespace
+
+Adapter load_adapter(const fs::path& path, const DecoderSpec& spec) {
+  const bool is_folder = fs::is_directory(path);
+  if (!is_folder && !fs::exists(path)) {
+    throw CheckpointError(path.string() + ": there is no such adapter");
+  }
+  const auto folder = is_folder ? path : path.parent_path();
+  const auto file = is_folder ? path / "adapters.safetensors" : path;
+  const auto config = read_adapter_config(folder);
+  const auto origin = (folder / "adapter_config.json").string();
+
+  Adapter adapter;
+  adapter.fine_tune_type = config.value("fine_tune_type", "lora");
+  adapter.num_layers = config.value("num_layers", -1);
+  adapter.params = read_params(file);
+  if (adapter.fine_tune_type == "lora") {
+    adapter.lora = read_lora(config, origin);
+    check_factors(file, adapter.params, spec, adapter.lora.rank);
+  } else if (adapter.fine_tune_type == "full") {
+    check_weights(file, adapter.params, spec);
+  } else {
+    throw CheckpointError(origin + ": fine_tune_type " + adapter.fine_tune_type +
+                          " is not supported; use lora or full");
+  }
+  return adapter;
+}
+
+Params load_adapter_params(const fs::path& file, const Params& expected) {
+  auto params = read_params(file);
+  for (const auto& [name, array] : expected) {
+    const auto it = params.find(name);
+    if (it == params.end()) {
+      throw ModelError(file.string() + ": tensor " + name + " is missing; do rank, keys and num_layers match?");
+    }
+    if (it->second.shape() != array.shape()) {
+      misfit(file, name, it->second.shape(), array.shape());
+    }
+  }
+  for (const auto& [name, array] : params) {
+    if (!expected.contains(name)) {
+      throw ModelError(file.string() + ": tensor " + name +
+                       " is not trained by this run; do keys and num_layers match?");
+    }
+  }
+  return params;
+}
+
+void save_adapter_params(const fs::path& folder, const std::string& file, const Params& params) {
+  save_safetensors(folder / file, params);
+}
+
+void save_adapter_config(const fs::path& folder, const std::string& fine_tune_type, int num_layers,
+                         const LoraConfig& lora, const std::vector<std::string>& keys, const Json& details) {
+  Json config{{"fine_tune_type", fine_tune_type}, {"num_layers", num_layers}};
+  if (fine_tune_type == "lora") {
+    config["lora_parameters"] = {{"rank", lora.rank}, {"scale", lora.scale}, {"dropout", lora.dropout}};
+    // Always written: without keys mlx-lm would also wrap what Temper leaves alone.
+    config["lora_parameters"]["keys"] = keys;
+  }
+  for (const auto& [key, value] : details.items()) {
+    if (!config.contains(key)) {
+      config[key] = value;
+    }
+  }
+  write_json(folder / "adapter_config.json", config);
+}
+
+} // namespace temper

@@ -1,0 +1,48 @@
+// From a batch in host memory to what the decoder and the loss take.
+// Dims: B rows, T row width, N = B T tokens, M documents, L longest document, S supervised positions; M, L
+// and S are rounded up so that few shapes recur.
+#pragma once
+
+#include <vector>
+
+#include "temper/data/batch.h"
+#include "temper/models/decoder.h"
+#include "temper/nn/loss.h"
+
+namespace temper {
+
+// How packed rows keep their documents apart.
+enum class PackedAttention {
+  dense_mask, // one T x T mask a row
+  documents,  // each document attends as a row of its own
+};
+
+// Faster on the device that MLX computes on: documents on a CPU, whose attention is not fused.
+PackedAttention default_packed_attention();
+
+// The arrays of a batch, all int32 but the weights (fp32), the document layout's flags (bool).
+struct BatchArrays {
+  // tokens, positions, [segments | gather, valid, scatter, real], [lengths], selected, targets, weights
+  std::vector<mx::array> arrays;
+  bool packed = false;
+  PackedAttention attention = PackedAttention::dense_mask;
+  bool has_lengths = false; // dynamic rope reads them
+
+  // Two batches with equal keys have the same arrays in shape and meaning: one compiled step serves both.
+  std::string shape_key() const;
+};
+
+// Copies `batch` into arrays; weights are `weight` where a target counts, 0 elsewhere.
+BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight,
+                      PackedAttention attention = default_packed_attention());
+
+struct DeviceBatch {
+  DecoderInput input;
+  LossTargets targets;
+};
+
+// Reads `arrays` (perhaps traced stand-ins for layout.arrays) as `layout` describes them.
+DeviceBatch as_device_batch(const BatchArrays& layout, const std::vector<mx::array>& arrays,
+                            std::size_t offset = 0);
+
+} // namespace temper

@@ -1,0 +1,90 @@
+// The Llama family against transformers: tests/golden/make_llama_fixtures.py made the fixtures.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+
+#include "temper/io/model_folder.h"
+#include "temper/io/safetensors.h"
+#include "temper/models/decoder.h"
+#include "temper/nn/loss.h"
+
+using namespace temper;
+
+namespace {
+
+const std::filesystem::path kFixtures = std::filesystem::path(TEMPER_TEST_DATA) / "llama";
+const char* const kFolders[] = {"llama2",   "llama32", "mistral", "linear", "dynamic", "yarn",
+                                "yarn_old", "biases",  "sharded", "fp16",   "bf16"};
+
+float max_difference(const mx::array& a, const mx::array& b) {
+  return mx::max(mx::abs(mx::astype(a, mx::float32) - mx::astype(b, mx::float32))).item<float>();
+}
+
+mx::array logits(const Model& model, const mx::array& tokens) {
+  ForwardContext context{ParamView(model.params), {}, {}};
+  return decoder_logits(model.spec, context.params, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
+}
+
+// Mean next-token loss of every position, as the fixtures define it.
+mx::array mean_loss(const DecoderSpec& spec, const Params& params, const mx::array& tokens, bool checkpoint) {
+  const int rows = tokens.shape(0);
+  const int width = tokens.shape(1) - 1;
+  ForwardContext context{ParamView(params), {}, {}};
+  const auto hidden = decoder_hidden(
+      spec, context, {.tokens_BT = mx::slice(tokens, {0, 0}, {rows, width}), .checkpoint = checkpoint});
+  const int count = rows * width;
+  const LossTargets targets{mx::arange(0, count, 1, mx::int32),
+                            mx::flatten(mx::slice(tokens, {0, 1}, {rows, width + 1})),
+                            mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
+  return chunked_cross_entropy(mx::flatten(hidden, 0, 1), head_weight(spec, context.params), targets, true, 16);
+}
+
+} // namespace
+
+TEST_CASE("logits agree with transformers to 1e-4 in fp32") {
+  for (const std::string name : kFolders) {
+    CAPTURE(name);
+    const auto model = load_model(kFixtures / name, "float32");
+    const auto expected = load_safetensors(kFixtures / name / "expected.safetensors");
+    CHECK(max_difference(logits(model, expected.at("input_ids")), expected.at("logits")) < 1e-4F);
+  }
+}
+
+TEST_CASE("dynamic rope leaves texts within the trained length alone") {
+  const auto model = load_model(kFixtures / "dynamic", "float32");
+  const auto expected = load_safetensors(kFixtures / "dynamic" / "short.safetensors");
+  CHECK(max_difference(logits(model, expected.at("input_ids")), expected.at("logits")) < 1e-4F);
+}
+
+TEST_CASE("loss and gradients agree with torch, checkpointing on and off") {
+  for (const std::string name : kFolders) {
+    for (const bool checkpoint : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(checkpoint);
+      const auto model = load_model(kFixtures / name, "float32");
+      const auto expected = load_safetensors(kFixtures / name / "expected.safetensors");
+      std::vector<int> all(model.params.size());
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        all[i] = static_cast<int>(i);
+      }
+      const auto tokens = expected.at("input_ids");
+      const auto [loss, gradients] = mx::value_and_grad(
+          std::function<mx::array(const std::vector<mx::array>&)>([&](const std::vector<mx::array>& in) {
+            return mean_loss(model.spec, with_values(model.params, in), tokens, checkpoint);
+          }),
+          all)(values(model.params));
+      CHECK(loss.item<float>() == doctest::Approx(expected.at("loss").item<float>()).epsilon(1e-5));
+      const auto by_name = with_values(model.params, gradients);
+      int compared = 0;
+      for (const auto& [key, gradient] : expected) {
+        if (key.starts_with("grad.")) {
+          CAPTURE(key);
+          const auto largest = mx::max(mx::abs(gradient)).item<float>();
+          CHECK(max_difference(by_name.at(key.substr(5)), gradient) < 1e-4F * largest + 1e-7F);
+          ++compared;
+        }
+      }
+      CHECK(compared >= 8);
+    }
+  }
+}
