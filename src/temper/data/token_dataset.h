@@ -23,6 +23,12 @@ class TokenDataset {
 };
 
 // Examples held in memory: tests, synthetic benches, a caller's own data.
+// Throws DataError if an example has not one supervision mark a token.
 std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples);
+
+// The examples `indices` of `base`, in that order, without copying them.
+// Throws DataError if an index is beyond `base`.
+std::shared_ptr<const TokenDataset> make_subset(std::shared_ptr<const TokenDataset> base,
+                                                std::vector<std::uint32_t> indices);
 
 } // namespace temper

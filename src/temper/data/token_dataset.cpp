@@ -1,0 +1,93 @@
+#include "temper/data/token_dataset.h"
+
+#include <utility>
+
+#include "temper/base/error.h"
+#include "temper/data/content_hash.h"
+
+namespace temper {
+namespace {
+
+class MemoryDataset : public TokenDataset {
+ public:
+  explicit MemoryDataset(std::vector<Example> examples) : examples_(std::move(examples)) {
+    ContentHash hash;
+    for (const auto& example : examples_) {
+      if (example.tokens.size() != example.supervised.size()) {
+        throw DataError("example " + std::to_string(&example - examples_.data()) + " has " +
+                        std::to_string(example.tokens.size()) + " tokens but " +
+                        std::to_string(example.supervised.size()) +
+                        " supervision marks; give one mark a token");
+      }
+      hash.add_value(example.tokens.size());
+      hash.add(example.tokens.data(), example.tokens.size() * sizeof(std::int32_t));
+      hash.add(example.supervised.data(), example.supervised.size());
+    }
+    fingerprint_ = hash.hex();
+  }
+
+  std::size_t size() const override {
+    return examples_.size();
+  }
+  ExampleView operator[](std::size_t index) const override {
+    return {examples_[index].tokens, examples_[index].supervised};
+  }
+  std::size_t length(std::size_t index) const override {
+    return examples_[index].tokens.size();
+  }
+  const std::string& fingerprint() const override {
+    return fingerprint_;
+  }
+
+ private:
+  std::vector<Example> examples_;
+  std::string fingerprint_;
+};
+
+class SubsetDataset : public TokenDataset {
+ public:
+  SubsetDataset(std::shared_ptr<const TokenDataset> base, std::vector<std::uint32_t> indices)
+      : base_(std::move(base)), indices_(std::move(indices)) {
+    for (const auto index : indices_) {
+      if (index >= base_->size()) {
+        throw DataError("example " + std::to_string(index) + " is not in a data set of " +
+                        std::to_string(base_->size()) + " examples");
+      }
+    }
+    ContentHash hash;
+    hash.add(base_->fingerprint().data(), base_->fingerprint().size());
+    hash.add(indices_.data(), indices_.size() * sizeof(std::uint32_t));
+    fingerprint_ = hash.hex();
+  }
+
+  std::size_t size() const override {
+    return indices_.size();
+  }
+  ExampleView operator[](std::size_t index) const override {
+    return (*base_)[indices_[index]];
+  }
+  std::size_t length(std::size_t index) const override {
+    return base_->length(indices_[index]);
+  }
+  const std::string& fingerprint() const override {
+    return fingerprint_;
+  }
+
+ private:
+  std::shared_ptr<const TokenDataset> base_;
+  std::vector<std::uint32_t> indices_;
+  std::string fingerprint_;
+};
+
+} // namespace
+
+std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples) {
+  return std::make_shared<MemoryDataset>(std::move(examples));
+}
+
+std::shared_ptr<const TokenDataset> make_subset(std::shared_ptr<const TokenDataset> base,
+                                                std::vector<std::uint32_t> indices) {
+  return std::make_shared<SubsetDataset>(std::move(base), std::move(indices));
+}
+
+} // namespace temper
