@@ -34,7 +34,7 @@ struct ScheduleConfig {
 struct OptimizerConfig {
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
-  double weight_decay = 0.01;  // adamw, sgd; never on norms and biases
+  double weight_decay = 0.01;  // adamw, sgd (where it is loaded as 0 unless set); never on norms and biases
   double momentum = 0.0;       // sgd
   bool nesterov = false;       // sgd
   bool bias_correction = true; // adam, adamw; mlx-lm's default is false
@@ -109,21 +109,29 @@ struct RunConfig {
 
   // The scale that LoRA uses: alpha / rank if alpha is set, else scale.
   double lora_scale() const;
+  // Steps of warm-up: lr_schedule.warmup if set, else warmup_steps.
+  int num_warmup_steps() const;
 };
 
 // Where values come from, strongest first: flags, TEMPER_* variables, the YAML file, defaults.
 struct ConfigSources {
-  std::string yaml_path;          // --config; may be empty
+  std::string yaml_path;          // may be empty; --config among the flags wins over it
   std::vector<std::string> flags; // "--iters", "100", "--lora-parameters.rank=4", "--train" ...
   bool read_environment = true;
 };
 
-// Resolves and validates. Throws ConfigError: unknown key (with the nearest name), wrong type, out of
-// range, contradiction; names file:line for YAML, the variable or the flag otherwise.
+// Resolves and validates. Of two keys that exclude each other (iters and epochs, alpha and scale, batch_size
+// and batch_tokens) the stronger source's counts. Throws ConfigError: unknown key (with the nearest name),
+// wrong type, out of range, contradiction; names file:line for YAML, the variable or the flag otherwise.
+// Throws IoError if the YAML file can't be read. Warns of mlx-lm's settings that do nothing here.
 RunConfig load_run_config(const ConfigSources& sources);
 
 // Checks ranges and combinations of a config made in code. Throws ConfigError.
 void validate(const RunConfig& config);
+
+// Checks that there is a model, a data set and something to do: what a run needs beyond a valid config.
+// Throws ConfigError.
+void check_complete(const RunConfig& config);
 
 // Every key with its value, in the visit list's order (the manifest, --print-config as JSON).
 Json to_json(const RunConfig& config);
@@ -131,5 +139,6 @@ RunConfig run_config_from_json(const Json& json); // throws ConfigError
 std::string to_yaml(const RunConfig& config);     // --print-config
 Json run_config_schema();                         // JSON Schema draft 2020-12
 std::string run_config_help();                    // the flags, grouped, each with its default
+std::string run_config_markdown();                // the keys as tables (docs/formats/config.md)
 
 } // namespace temper
