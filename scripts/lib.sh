@@ -1,0 +1,17 @@
+# shellcheck shell=bash
+# What every script here starts with: strict mode, the repository's root as the working folder, plain messages.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() {
+  printf '== %s\n' "$*" >&2
+}
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+cores() {
+  nproc 2>/dev/null || sysctl -n hw.ncpu
+}

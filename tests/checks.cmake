@@ -1,0 +1,45 @@
+# Tests that are not C++ units: checks of the source, parity with mlx-lm, bad input, installing.
+# Labels: `lint` needs no build; `slow` only runs in `make test-all`.
+set(TEMPER_SCRIPTS "${CMAKE_SOURCE_DIR}/scripts")
+
+# temper_add_check(NAME COMMAND... ) runs with the environment's Python on PATH as $PYTHON's folder.
+function(temper_add_check name)
+  cmake_parse_arguments(PARSE_ARGV 1 check "ALL_CORES" "LABEL" "COMMAND")
+  add_test(NAME ${name} COMMAND ${check_COMMAND} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${name} PROPERTIES
+    ENVIRONMENT "TEMPER_BINARY=${CMAKE_BINARY_DIR}/temper;OPENBLAS_NUM_THREADS=1" LABELS "${check_LABEL}")
+  if(check_ALL_CORES)
+    cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${cores})
+  endif()
+endfunction()
+
+temper_add_check(check.arrows LABEL lint COMMAND "${Python3_EXECUTABLE}" "${TEMPER_SCRIPTS}/check_arrows.py")
+temper_add_check(check.format LABEL lint COMMAND "${Python3_EXECUTABLE}" "${TEMPER_SCRIPTS}/check_format.py")
+temper_add_check(check.tidy LABEL lint ALL_CORES
+  COMMAND "${Python3_EXECUTABLE}" "${TEMPER_SCRIPTS}/check_tidy.py" "${CMAKE_BINARY_DIR}")
+temper_add_check(check.macos LABEL lint ALL_CORES
+  COMMAND "${Python3_EXECUTABLE}" "${TEMPER_SCRIPTS}/check_macos.py")
+
+file(GLOB tooling_tests CONFIGURE_DEPENDS tooling/test_*.py)
+foreach(source ${tooling_tests})
+  get_filename_component(name ${source} NAME_WE)
+  string(REPLACE test_ tooling. name ${name})
+  temper_add_check(${name} LABEL lint COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
+endforeach()
+
+file(GLOB parity_tests CONFIGURE_DEPENDS parity/test_*.py)
+foreach(source ${parity_tests})
+  get_filename_component(name ${source} NAME_WE)
+  string(REPLACE test_ parity. name ${name})
+  temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
+endforeach()
+
+if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
+  temper_add_check(faults COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
+endif()
+
+temper_add_check(install.library ALL_CORES
+  COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/install/find_package.sh" "${CMAKE_BINARY_DIR}" "${Python3_EXECUTABLE}")
+temper_add_check(install.wheel LABEL slow ALL_CORES
+  COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/install/wheel.sh" "${Python3_EXECUTABLE}")
