@@ -78,12 +78,29 @@ mx::array documents_attention(const DocumentLayout& layout, const mx::array& q, 
   return mx::transpose(mx::reshape(o_NC, {rows, width, heads, features}), {0, 2, 1, 3});
 }
 
-mx::array cached_attention(KeyValueStore& cache, const mx::array& q, const mx::array& new_k,
+// causal_mask() without the columns before `starts_B`, bool [B, 1, T, S]. A padding query sees itself, since
+// a softmax over nothing is NaN.
+mx::array left_padded_mask(const mx::array& starts_B, int num_queries, int offset, int window) {
+  const auto column = [](int begin, int end, const mx::Shape& shape) {
+    return mx::reshape(mx::arange(begin, end, 1, mx::int32), shape);
+  };
+  const int num_keys = offset + num_queries;
+  const auto query = column(offset, num_keys, {1, 1, num_queries, 1});
+  const auto key = column(0, num_keys, {1, 1, 1, num_keys});
+  const auto real = mx::greater_equal(key, mx::reshape(starts_B, {-1, 1, 1, 1}));
+  return mx::logical_and(causal_mask(num_queries, offset, window), mx::logical_or(real, mx::equal(key, query)));
+}
+
+mx::array cached_attention(const AttentionPlan& plan, const mx::array& q, const mx::array& new_k,
                            const mx::array& new_v, float scale, int window, int layer) {
-  const int offset = cache.offset();
+  const int offset = plan.cache->offset();
   const int num_queries = q.shape(2);
-  auto [k, v] = cache.update(layer, new_k, new_v);
+  auto [k, v] = plan.cache->update(layer, new_k, new_v);
   const int num_keys = k.shape(2);
+  if (plan.starts_B) {
+    const auto mask = left_padded_mask(*plan.starts_B, num_queries, offset, window);
+    return mx::fast::scaled_dot_product_attention(q, k, v, scale, "array", mask);
+  }
   if (num_queries > 1) {
     return offset == 0 ? rows_attention(q, k, v, scale, window)
                        : mx::fast::scaled_dot_product_attention(q, k, v, scale, "array",
@@ -104,7 +121,7 @@ mx::array cached_attention(KeyValueStore& cache, const mx::array& q, const mx::a
 mx::array attention(const AttentionPlan& plan, const mx::array& q, const mx::array& k, const mx::array& v,
                     float scale, int window, int layer) {
   if (plan.cache != nullptr) {
-    return cached_attention(*plan.cache, q, k, v, scale, window, layer);
+    return cached_attention(plan, q, k, v, scale, window, layer);
   }
   if (plan.documents) {
     return documents_attention(*plan.documents, q, k, v, scale, window);

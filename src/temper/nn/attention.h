@@ -36,6 +36,7 @@ struct AttentionPlan {
   std::optional<mx::array> segments_BT;    // int32: packed rows, masked densely
   std::optional<DocumentLayout> documents; // packed rows, rearranged; wins over segments_BT
   KeyValueStore* cache = nullptr;          // generation
+  std::optional<mx::array> starts_B{};     // int32, with a cache: rows' first real columns (left padding)
 };
 
 // softmax(q k^T scale + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already
