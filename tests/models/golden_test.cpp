@@ -68,7 +68,7 @@ TEST_CASE("loss and gradients agree with torch, checkpointing on and off") {
         all[i] = static_cast<int>(i);
       }
       const auto tokens = expected.at("input_ids");
-      const auto [loss, gradients] = mx::value_and_grad(
+      auto [loss, gradients] = mx::value_and_grad(
           std::function<mx::array(const std::vector<mx::array>&)>([&](const std::vector<mx::array>& in) {
             return mean_loss(model.spec, with_values(model.params, in), tokens, checkpoint);
           }),

@@ -24,7 +24,7 @@ std::string list_names(const std::vector<std::string>& names) {
   return names.size() > kShown ? text + " and " + std::to_string(names.size() - kShown) + " more" : text;
 }
 
-// The files that hold the weights: those that the index names, or every *.safetensors.
+// The files that hold the weights: those that the index names, or every model*.safetensors.
 std::vector<fs::path> weight_files(const fs::path& folder) {
   std::set<fs::path> files;
   const auto index = folder / "model.safetensors.index.json";
@@ -44,13 +44,13 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
     }
   } else {
     for (const auto& entry : fs::directory_iterator(folder)) {
-      if (entry.path().extension() == ".safetensors" && entry.path().filename().string()[0] != '.') {
+      if (entry.path().extension() == ".safetensors" && entry.path().filename().string().starts_with("model")) {
         files.insert(entry.path());
       }
     }
   }
   if (files.empty()) {
-    throw ModelError(folder.string() + ": no *.safetensors file; the folder holds no weights");
+    throw ModelError(folder.string() + ": no model*.safetensors file; the folder holds no weights");
   }
   return {files.begin(), files.end()};
 }

@@ -1,0 +1,75 @@
+// One training step, the whole of it: loss and gradient of a batch, then the update. Two compiled functions
+// with nothing hidden between them, so that callbacks, accumulation and ranks have their place there.
+// Dims: B rows, T row width, E hidden_size, V vocab_size, S supervised positions.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "temper/io/model_folder.h"
+#include "temper/models/batch_input.h"
+#include "temper/optim/optimizer.h"
+#include "temper/train/state.h"
+
+namespace temper {
+
+// hidden [B * T, E], head [V, E] -> scalar; weights_S carry the division by the global token count.
+using LossFunction = std::function<mx::array(const mx::array& hidden_NE, const mx::array& head_VE,
+                                             const LossTargets& targets, bool head_trainable)>;
+
+struct StepOptions {
+  LoraConfig lora;
+  Optimizer optimizer;
+  double max_grad_norm = 1.0; // 0: no clipping
+  bool checkpoint = false;    // recompute blocks in the backward pass
+  bool scale_loss = false;    // dynamic loss scaling, for fp16
+  int loss_chunk = 0;         // rows of logits alive at once; 0: from the vocabulary
+  PackedAttention attention = default_packed_attention();
+  LossFunction loss; // none: chunked_cross_entropy
+};
+
+struct LossAndGradients {
+  mx::array loss;   // fp32 scalar: this micro-batch's part of the step's mean loss
+  Params gradients; // fp32, by the trainable parameters' names
+};
+
+// What a step did; arrays are read when somebody asks, a step later.
+struct StepOutcome {
+  mx::array grad_norm; // fp32 scalar, before clipping
+  mx::array applied;   // bool scalar: false when something was not finite and nothing changed
+  mx::array finite;    // bool [trainable parameters, in name order]: whose gradient was finite
+};
+
+class TrainStep {
+ public:
+  // `model` must outlive the step. Trainable parameters shadow the model's by name.
+  TrainStep(const Model& model, StepOptions options);
+
+  // A fresh state around `trainable` (fp32). Lazy.
+  TrainState initial_state(Params trainable, std::uint64_t seed) const;
+
+  // Loss and gradients of one micro-batch; each supervised token weighs `weight` (1 / the step's count).
+  // Dropout keys derive from (state.seed, state.micro_step). Lazy.
+  LossAndGradients gradients(const TrainState& state, const HostBatch& batch, float weight);
+
+  // Clips, updates, and replaces state's device part; increments nothing on the host. A step with a
+  // non-finite gradient leaves parameters and moments as they were. Lazy.
+  StepOutcome update(TrainState& state, const Params& gradients, double learning_rate);
+
+ private:
+  using Compiled = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
+
+  std::vector<mx::array> traced_gradients(const Params& trainable, const BatchArrays& layout,
+                                          const std::vector<mx::array>& inputs) const;
+  std::vector<mx::array> traced_update(const TrainState& names, const std::vector<mx::array>& inputs) const;
+
+  const Model& model_;
+  StepOptions options_;
+  Params frozen_;
+  std::map<std::string, Compiled> gradient_functions_; // by batch shape
+  Compiled update_function_;
+};
+
+} // namespace temper
