@@ -26,8 +26,8 @@ struct RenderOptions {
 
 struct RenderedChat {
   std::string text;
-  // One span an assistant turn, in order: its content and what closes the turn (the end-of-turn token),
-  // without the header that a generation prompt would already hold.
+  // In order: an assistant turn's content and what closes the turn (the end-of-turn token), without the
+  // header that a generation prompt would already hold and without space after the closing token.
   std::vector<TextSpan> assistant_spans;
 };
 
@@ -38,10 +38,12 @@ class ChatTemplate {
   ChatTemplate(std::string source, Json specials);
   ~ChatTemplate();
 
-  // `messages`: array of {role, content, tool_calls?, ...}. Throws DataError with the template's own words
-  // when it raises (raise_exception) or uses what a message lacks.
+  // `messages`: array of {role, content, tool_calls?, ...}; keys that are null count as absent. Throws
+  // DataError with the template's own words when it raises (raise_exception) or uses what a message lacks.
   std::string render(const Json& messages, const RenderOptions& options = {}) const;
-  // render() and where the assistant speaks; every assistant turn has its span.
+  // render() and where the assistant speaks: the template's own {% generation %} blocks if it has them, else
+  // a span for every assistant turn, found by rendering (assistant_spans.h). Throws DataError also when a
+  // turn's place can't be told.
   RenderedChat render_with_spans(const Json& messages, const RenderOptions& options = {}) const;
 
   const std::string& source() const;

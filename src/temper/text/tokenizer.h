@@ -31,6 +31,10 @@ class Tokenizer {
   // Special tokens written out in `text` (a rendered chat template) are recognized either way.
   std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens) const;
   Encoding encode_with_offsets(std::string_view text, bool add_special_tokens) const;
+  // encode_with_offsets for each text, on up to `num_threads` threads (0: one a core).
+  std::vector<Encoding> encode_batch(std::span<const std::string> texts, bool add_special_tokens,
+                                     int num_threads = 0) const;
+  // Ids that no token has (negative ones too) are left out.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens = true) const;
 
   std::optional<std::int32_t> token_to_id(std::string_view token) const;
@@ -44,8 +48,10 @@ class Tokenizer {
   // chat template closes assistant turns with another token. Sorted, unique.
   const std::vector<std::int32_t>& stop_ids() const;
 
-  // nullptr when the model has no chat template. Named templates: "default", "tool_use", "rag" ...
+  // nullptr when the model has no such template. Named templates: "default", "tool_use", "rag" ...
+  // Throws ModelError if the template does not parse.
   const ChatTemplate* chat_template(const std::string& name = "default") const;
+  std::vector<std::string> chat_template_names() const;
 
   // Changes whenever any file that shapes token ids or templates changes.
   const std::string& fingerprint() const;
@@ -67,6 +73,8 @@ class StreamingDetokenizer {
   std::string finish();
 
  private:
+  std::string pending() const; // what the ids from prefix_ on say beyond what was printed
+
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::vector<std::int32_t> ids_;
   std::size_t prefix_ = 0;  // ids before this one are printed and only give context
