@@ -1,0 +1,98 @@
+#include "temper/infer/sampler.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "temper/base/error.h"
+#include "temper/nn/random.h"
+
+namespace temper {
+namespace {
+
+void require(bool holds, const std::string& option, float value, const std::string& range) {
+  if (!holds) {
+    auto text = std::to_string(value);
+    text.erase(text.find_last_not_of('0') + 1);
+    if (text.back() == '.') {
+      text.pop_back();
+    }
+    throw ConfigError(option + ": " + text + " is out of range; it must be " + range);
+  }
+}
+
+bool is_part(float share) {
+  return share > 0 && share < 1;
+}
+
+mx::array log_softmax(const mx::array& logits_BV) {
+  const auto logits = mx::astype(logits_BV, mx::float32);
+  return logits - mx::logsumexp(logits, -1, true);
+}
+
+} // namespace
+
+void validate(const SamplerOptions& o) {
+  require(std::isfinite(o.temperature) && o.temperature >= 0, "temperature", o.temperature, "at least 0");
+  require(o.top_p >= 0 && o.top_p <= 1, "top_p", o.top_p, "from 0 to 1");
+  require(o.top_k >= 0, "top_k", static_cast<float>(o.top_k), "at least 0");
+  require(o.min_p >= 0 && o.min_p <= 1, "min_p", o.min_p, "from 0 to 1");
+  require(std::isfinite(o.repetition_penalty) && o.repetition_penalty >= 0, "repetition_penalty",
+          o.repetition_penalty, "at least 0");
+  require(o.repetition_context >= 1, "repetition_context", static_cast<float>(o.repetition_context),
+          "at least 1");
+}
+
+bool has_repetition_penalty(const SamplerOptions& options) {
+  return options.repetition_penalty != 0 && options.repetition_penalty != 1;
+}
+
+mx::array penalize_repetition(const mx::array& logits_BV, const mx::array& recent_BR, float penalty) {
+  const auto recent = mx::take_along_axis(logits_BV, recent_BR, 1);
+  const auto factor = mx::array(penalty, logits_BV.dtype());
+  const auto changed = mx::where(mx::less(recent, mx::array(0.0F)), recent * factor, recent / factor);
+  return mx::put_along_axis(logits_BV, recent_BR, changed, 1);
+}
+
+mx::array filter_tokens(const SamplerOptions& options, const mx::array& logits_BV) {
+  const auto log_probability = log_softmax(logits_BV);
+  const int vocab = logits_BV.shape(1);
+  const bool cuts_k = options.top_k > 0 && options.top_k < vocab;
+  if (!is_part(options.top_p) && !cuts_k && options.min_p == 0) {
+    return log_probability;
+  }
+  // Each filter keeps a prefix of the tokens in falling order, so one sort serves them all.
+  const auto order = mx::argsort(-log_probability, 1);
+  const auto sorted = mx::take_along_axis(log_probability, order, 1);
+  const auto rank = mx::expand_dims(mx::arange(0, vocab, 1, mx::int32), 0);
+  auto keep = mx::broadcast_to(mx::less(rank, mx::array(cuts_k ? options.top_k : vocab)), sorted.shape());
+  if (is_part(options.top_p)) {
+    const auto mass_above = mx::cumsum(mx::exp(sorted), 1, false, false);
+    keep = mx::logical_and(keep, mx::less(mass_above, mx::array(options.top_p)));
+  }
+  if (options.min_p > 0) {
+    const auto least = mx::max(sorted, 1, true) + mx::array(std::log(options.min_p));
+    keep = mx::logical_and(keep, mx::greater_equal(sorted, least));
+  }
+  const auto kept = mx::where(keep, sorted, mx::array(-std::numeric_limits<float>::infinity()));
+  return mx::put_along_axis(log_probability, order, kept, 1);
+}
+
+Sampler::Sampler(const SamplerOptions& options) : options_(options), key_(named_key(options.seed, "sample")) {
+  validate(options);
+}
+
+mx::array Sampler::sample(const mx::array& logits_BV, const std::optional<mx::array>& recent_BR,
+                          std::int64_t position) const {
+  const auto logits = has_repetition_penalty(options_) && recent_BR
+                          ? penalize_repetition(logits_BV, *recent_BR, options_.repetition_penalty)
+                          : logits_BV;
+  if (options_.temperature == 0) {
+    return mx::astype(mx::argmax(logits, 1), mx::int32);
+  }
+  const auto scaled = filter_tokens(options_, logits) / mx::array(options_.temperature);
+  const auto key = fold_in(key_, static_cast<std::uint32_t>(position));
+  return mx::astype(mx::random::categorical(scaled, -1, key), mx::int32);
+}
+
+} // namespace temper
