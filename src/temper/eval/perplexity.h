@@ -1,0 +1,31 @@
+// Loss over a data set: the sum over its supervised tokens divided by their count, whatever the batches.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "temper/data/loader.h"
+#include "temper/infer/model_view.h"
+#include "temper/models/batch_input.h"
+
+namespace temper {
+
+struct LossOptions {
+  int chunk = 0; // rows of logits alive at once; 0: chosen from the vocabulary
+  PackedAttention attention = default_packed_attention();
+  // Asked after each batch, with the batches done and all of them; false ends early.
+  std::function<bool(std::size_t done, std::size_t total)> on_batch;
+};
+
+struct DatasetLoss {
+  double loss = 0; // mean over `tokens`, natural logarithm; NaN if there is none
+  std::int64_t tokens = 0;
+  std::size_t batches = 0;
+
+  double perplexity() const; // exp(loss)
+};
+
+// Evaluating, in memory that does not grow with the data set. Throws DataError if no token is supervised.
+DatasetLoss evaluate_loss(const ModelView& model, const EvalBatches& batches, const LossOptions& options = {});
+
+} // namespace temper
