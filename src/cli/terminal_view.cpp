@@ -91,8 +91,9 @@ TerminalOptions detect_terminal(std::FILE* stream) {
   const char* term = std::getenv("TERM");
   const char* no_color = std::getenv("NO_COLOR");
   const bool is_plain = term == nullptr || std::strcmp(term, "dumb") == 0;
-  options.interactive = ::isatty(fd) == 1 && !is_plain;
-  options.color = options.interactive && (no_color == nullptr || *no_color == '\0');
+  const bool wants_plain = no_color != nullptr && *no_color != '\0';
+  options.interactive = ::isatty(fd) == 1 && !is_plain && !wants_plain;
+  options.color = options.interactive;
   struct winsize size {};
   if (options.interactive && ::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     options.width = size.ws_col;

@@ -20,7 +20,7 @@ struct TerminalOptions {
   int width = 80;       // columns
 };
 
-// What `stream` allows: interactive on a terminal, unless TERM is dumb; colours unless NO_COLOR is set.
+// What `stream` allows: interactive and in colour on a terminal, unless TERM is dumb or NO_COLOR is set.
 TerminalOptions detect_terminal(std::FILE* stream);
 
 // "0:07", "12:34", "1:02:03".

@@ -177,6 +177,9 @@ std::string spelling(const Field& field) {
     names.push_back(fmt::format("--{}", alias));
   }
   names.push_back(field.dashed());
+  if (field.is_flag() && field.value().get<bool>()) {
+    names.push_back("--no-" + field.dashed().substr(2));
+  }
   const std::string place = field.place();
   return fmt::format("{}{}{}", fmt::join(names, ", "), place.empty() ? "" : " ", place);
 }

@@ -95,10 +95,12 @@ class FieldList {
   // mlx-lm's optimizer_config.
   void variants(std::string prefix, std::string selector, std::vector<std::string> names);
 
-  const Field* find(const std::string& key) const;
-  const std::deque<Field>& fields() const {
+  const Field* find(const std::string& key) const&;
+  const Field* find(const std::string& key) && = delete;
+  const std::deque<Field>& fields() const& {
     return fields_;
   }
+  const std::deque<Field>& fields() && = delete;
   const std::vector<std::string>& prefixes() const {
     return prefixes_;
   }

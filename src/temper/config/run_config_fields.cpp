@@ -105,7 +105,8 @@ void list_schedule(FieldList& list, ScheduleConfig& c) {
            "how the learning rate moves: constant, linear, cosine, or one of mlx-lm's "
            "linear_schedule, cosine_decay, exponential_decay, step_decay")
       .one_of({"constant", "linear", "cosine", "linear_schedule", "cosine_decay", "exponential_decay",
-               "step_decay"});
+               "step_decay"})
+      .alias("lr_schedule");
   list.add("arguments", &c.arguments, "mlx-lm's arguments of the schedule; none: from learning_rate and iters")
       .commas();
   list.add("warmup", &c.warmup, "steps of linear warm-up").at_least(0);

@@ -96,8 +96,10 @@ class TreeReader {
       return;
     }
     if (match.variant.empty() || !is_foreign(match.variant)) {
+      const Match by_alias = look_up(list_, key, true); // lora_rank is a flag's name
       throw ConfigError((member.where.empty() ? what_ : member.where) + ": unknown key '" + key + "'" +
-                        did_you_mean(key, known_names(list_, false)));
+                        (by_alias.known ? "; write it as '" + by_alias.field->key + "'"
+                                        : did_you_mean(key, known_names(list_, false))));
     }
   }
 
@@ -164,16 +166,13 @@ class FlagReader {
     const std::string name = "--" + argument.substr(0, equals);
     std::string key = argument.substr(0, equals);
     std::replace(key.begin(), key.end(), '-', '_');
-    Match match = look_up(list_, key, true);
+    const Match match = look_up(list_, key, true);
     if (!match.known && key.starts_with("no_")) {
       const Match positive = look_up(list_, key.substr(3), true);
       if (positive.known && positive.field->is_flag() && equals == std::string::npos) {
         add(positive, name, "false");
         return;
       }
-    }
-    if (list_.is_prefix(key) && list_.find(key + ".name") != nullptr) {
-      match = look_up(list_, key + ".name", true); // --lr-schedule cosine
     }
     if (!match.known) {
       unknown(name, key);

@@ -1,0 +1,549 @@
+#include "temper/config/run_config.h"
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+
+#include <unistd.h>
+
+#include "temper/base/error.h"
+#include "temper/base/files.h"
+#include "temper/base/log.h"
+#include "temper/config/run_config_fields.h"
+
+using namespace temper;
+
+namespace {
+
+// A YAML file that lives as long as the test.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& yaml)
+      : path_(std::filesystem::temp_directory_path() /
+              ("temper-config-" + std::to_string(::getpid()) + "-" + std::to_string(count_++) + ".yaml")) {
+    write_file_atomic(path_, yaml);
+  }
+  ~ConfigFile() {
+    std::filesystem::remove(path_);
+  }
+  std::string path() const {
+    return path_.string();
+  }
+
+ private:
+  static inline int count_ = 0;
+  std::filesystem::path path_;
+};
+
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) {
+    ::setenv(name, value, 1);
+  }
+  ~Variable() {
+    ::unsetenv(name_);
+  }
+
+ private:
+  const char* name_;
+};
+
+RunConfig load(const std::string& yaml, std::vector<std::string> flags = {}) {
+  const ConfigFile file(yaml);
+  return load_run_config({file.path(), std::move(flags), true});
+}
+
+RunConfig load_flags(std::vector<std::string> flags) {
+  return load_run_config({"", std::move(flags), true});
+}
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string yaml_error(const std::string& yaml) {
+  const ConfigFile file(yaml);
+  std::string what = error_of([&] { load_run_config({file.path(), {}, false}); });
+  for (std::size_t at; (at = what.find(file.path())) != std::string::npos;) {
+    what.replace(at, file.path().size(), "run.yaml");
+  }
+  return what;
+}
+
+std::string flag_error(std::vector<std::string> flags) {
+  return error_of([&] { load_run_config({"", flags, false}); });
+}
+
+Json value_of(RunConfig config, const std::string& key) {
+  const FieldList list = run_config_fields(config);
+  return list.find(key)->value();
+}
+
+// Gives a member another valid value.
+struct Change {
+  const Field& field;
+  void operator()(bool* member) const {
+    *member = !*member;
+  }
+  void operator()(std::string* member) const {
+    if (field.choices.empty()) {
+      *member += "\"odd: #1'\n\xc3\xa9 {x}";
+    } else if (field.key != "optimizer") {
+      *member = field.choices.back() == *member ? field.choices.front() : field.choices.back();
+    }
+  }
+  void operator()(double* member) const {
+    *member = (field.min.value_or(0) + field.max.value_or(1)) / 2 + *member / 1e3 + 1e-7 / 3;
+  }
+  void operator()(std::optional<int>*) const {
+  }
+  void operator()(std::optional<double>*) const {
+  }
+  void operator()(std::vector<std::string>* member) const {
+    *member = {"first, one", "null", ""};
+  }
+  void operator()(std::vector<double>* member) const {
+    *member = {0.25, 0.75, 1e-7};
+  }
+  void operator()(Json* member) const {
+    *member = Json{{"path", "org/set"}, {"train_split", "train[:80%]"}};
+  }
+  template <class T>
+  void operator()(T* member) const {
+    *member += 3;
+  }
+};
+
+// A valid value of every key, none of them the default.
+RunConfig unusual(const std::string& optimizer) {
+  RunConfig config;
+  config.optimizer = optimizer;
+  const FieldList list = run_config_fields(config);
+  for (const Field& field : list.fields()) {
+    std::visit(Change{field}, field.target);
+  }
+  config.optimizer_config.betas = {0.8, 0.95};
+  config.lr_schedule.name = "step_decay";
+  config.report_to = "tensorboard";
+  config.seed = 18446744073709551615ULL;
+  config.batch_tokens = 0;
+  config.quiet = false;
+  return config;
+}
+
+} // namespace
+
+TEST_CASE("defaults are valid, and mlx-lm's where mlx-lm has the key") {
+  const RunConfig config = load_flags({});
+  CHECK_NOTHROW(validate(RunConfig()));
+  CHECK(to_json(config) == to_json(RunConfig()));
+  CHECK(config.iters == 1000);
+  CHECK(config.learning_rate == 1e-5);
+  CHECK(config.lora_scale() == 20.0);
+}
+
+TEST_CASE("every field survives JSON and YAML and back") {
+  for (const std::string optimizer : {"adam", "adamw", "sgd"}) {
+    CAPTURE(optimizer);
+    RunConfig config = unusual(optimizer);
+    RunConfig fresh;
+    const FieldList before = run_config_fields(config), defaults = run_config_fields(fresh);
+    for (const Field& field : before.fields()) {
+      const bool is_kept = field.is_optional() || field.key == "batch_tokens" || field.key == "quiet" ||
+                           field.key == "optimizer";
+      CHECK_MESSAGE((is_kept || field.value() != defaults.find(field.key)->value()), field.key);
+    }
+    REQUIRE_NOTHROW(validate(config));
+    RunConfig by_json = run_config_from_json(parse_json(dump(to_json(config)), "test"));
+    RunConfig by_yaml = load(to_yaml(config));
+    const FieldList json_fields = run_config_fields(by_json), yaml_fields = run_config_fields(by_yaml);
+    for (const Field& field : before.fields()) {
+      if (before.applies(field)) {
+        CAPTURE(field.key);
+        CHECK(json_fields.find(field.key)->value() == field.value());
+        CHECK(yaml_fields.find(field.key)->value() == field.value());
+      }
+    }
+  }
+}
+
+TEST_CASE("keys that displace others survive JSON and YAML and back") {
+  const RunConfig config = load_flags(
+      {"--epochs", "2.5", "--lora-alpha", "16", "--batch-tokens", "4096", "--lr-schedule.warmup", "7"});
+  const Json json = to_json(config);
+  CHECK(json["iters"].is_null());
+  CHECK(json["batch_size"].is_null());
+  CHECK(json["lora_parameters"]["scale"].is_null());
+  for (const RunConfig& again : {run_config_from_json(json), load(to_yaml(config))}) {
+    CHECK(to_json(again) == json);
+    CHECK(again.epochs == 2.5);
+    CHECK(again.lora_scale() == 2.0);
+    CHECK(again.batch_tokens == 4096);
+    CHECK(again.num_warmup_steps() == 7);
+  }
+}
+
+TEST_CASE("every field is settable by flag and by variable") {
+  RunConfig config = unusual("adamw");
+  RunConfig fresh;
+  const FieldList list = run_config_fields(config), defaults = run_config_fields(fresh);
+  for (const Field& field : list.fields()) {
+    const Json value = field.value();
+    const Json usual = defaults.find(field.key)->value();
+    if (value == usual || !list.applies(field) || field.key == "compat" || field.key == "generate" ||
+        field.key == "lora_parameters.keys" || field.key == "hf_dataset" || field.key == "data_format" ||
+        field.key.find("template") != std::string::npos || field.key == "lr_schedule.arguments") {
+      continue; // not text of its own, or needs others beside it
+    }
+    CAPTURE(field.key);
+    std::string text = value.is_string() ? value.get<std::string>() : dump(value);
+    std::vector<std::string> flags = {field.dashed() + "=" + text};
+    std::string variable = "TEMPER_" + field.key;
+    for (char& c : variable) {
+      c = c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    }
+    std::vector<std::string> others = {"--optimizer=adamw"};
+    if (field.key == "lr_schedule.name") {
+      others.push_back("--lr-schedule.arguments=0.1,0.5,10");
+    }
+    flags.insert(flags.end(), others.begin(), others.end());
+    CHECK(value_of(load_flags(flags), field.key) == value);
+    const Variable set(variable.c_str(), text.c_str());
+    CHECK(value_of(load_flags(others), field.key) == value);
+  }
+}
+
+TEST_CASE("flags win over variables, variables over the file, the file over defaults") {
+  const std::string yaml = "iters: 11\nseed: 11\nbatch_size: 11\n";
+  const Variable iters("TEMPER_ITERS", "22");
+  const Variable seed("TEMPER_SEED", "22");
+  const RunConfig config = load(yaml, {"--iters", "33"});
+  CHECK(config.iters == 33);
+  CHECK(config.seed == 22);
+  CHECK(config.batch_size == 11);
+  CHECK(config.save_every == 100);
+}
+
+TEST_CASE("flags: spellings") {
+  CHECK(load_flags({"--lora-parameters.rank", "4"}).lora_parameters.rank == 4);
+  CHECK(load_flags({"--lora_parameters.rank=4"}).lora_parameters.rank == 4);
+  CHECK(load_flags({"--lora-rank", "4"}).lora_parameters.rank == 4);
+  CHECK(load_flags({"--lora-alpha", "4"}).lora_parameters.alpha == 4.0);
+  CHECK(load_flags({"--lora-dropout", ".1"}).lora_parameters.dropout == 0.1);
+  CHECK(load_flags({"--num-layers", "-1"}).num_layers == -1);
+  CHECK(load_flags({"--iters", "1", "--iters", "2"}).iters == 2);
+  CHECK(load_flags({"-m", "models/llama"}).model == "models/llama");
+  CHECK(load_flags({"--clear-cache-threshold", "1.5GB"}).clear_cache_threshold == 1500000000);
+  CHECK(load_flags({"--optimizer", "AdamW", "--optimizer-config.adamw.eps", "1e-6"}).optimizer_config.eps ==
+        1e-6);
+  CHECK(load_flags({"--lr-schedule", "cosine"}).lr_schedule.name == "cosine");
+  CHECK(load_flags({"--lr-schedule.name", "cosine", "--lr-schedule.warmup", "10"}).num_warmup_steps() == 10);
+}
+
+TEST_CASE("flags: booleans") {
+  CHECK(load_flags({"--test"}).test);
+  CHECK(load_flags({"--test", "--seed", "1"}).test);
+  CHECK_FALSE(load_flags({"--packing", "false"}).packing);
+  CHECK_FALSE(load_flags({"--packing=off"}).packing);
+  CHECK_FALSE(load_flags({"--no-packing"}).packing);
+  CHECK(load_flags({"--no-packing", "--packing"}).packing);
+  CHECK(flag_error({"--no-iters"}).find("unknown flag --no-iters") == 0);
+  CHECK(flag_error({"--no-packing=false"}).find("unknown flag") == 0);
+}
+
+TEST_CASE("flags: lists") {
+  const std::vector<std::string> keys = {"self_attn.q_proj", "mlp.up_proj"};
+  CHECK(load_flags({"--lora-keys", "self_attn.q_proj,mlp.up_proj"}).lora_parameters.keys == keys);
+  CHECK(load_flags({"--lora-keys", "self_attn.q_proj", "mlp.up_proj", "--test"}).lora_parameters.keys == keys);
+  CHECK(load_flags({"--lora-keys", "self_attn.q_proj", "--lora-keys", "mlp.up_proj"}).lora_parameters.keys ==
+        keys);
+  CHECK(load_flags({"--lora-parameters.keys", "[\"self_attn.q_proj\", mlp.up_proj]"}).lora_parameters.keys ==
+        keys);
+  const RunConfig config = load_flags({"--generate", "Hello, [you]", "--generate=--again"});
+  CHECK(config.generate == std::vector<std::string>{"Hello, [you]", "--again"});
+}
+
+TEST_CASE("flags: mlx-lm's hf_dataset by name, by JSON and by part") {
+  CHECK(load_flags({"--hf-dataset", "billsum"}).hf_dataset == Json{{"path", "billsum"}});
+  CHECK(load_flags({"--hf-dataset", R"({"path": "a", "train_split": "train[:10]"})"}).hf_dataset ==
+        Json{{"path", "a"}, {"train_split", "train[:10]"}});
+  CHECK(load("hf_dataset:\n  path: a\n  text_feature: t\n", {"--hf-dataset.path", "b"}).hf_dataset ==
+        Json{{"path", "b"}, {"text_feature", "t"}});
+  CHECK(flag_error({"--hf-dataset", "{\"pth\": 1}"}) ==
+        "--hf-dataset: unknown key 'pth'; did you mean 'path'?");
+}
+
+TEST_CASE("an unknown key or flag is an error that names the nearest one") {
+  CHECK(yaml_error("model: m\nlearing_rate: 1\n") ==
+        "run.yaml:2: unknown key 'learing_rate'; did you mean 'learning_rate'?");
+  CHECK(yaml_error("lora_parameters:\n  rnak: 1\n") ==
+        "run.yaml:2: unknown key 'lora_parameters.rnak'; did you mean 'lora_parameters.rank'?");
+  CHECK(yaml_error("optimizer_config:\n  adam:\n    epsilon: 1\n").find("run.yaml:3: unknown key") == 0);
+  CHECK(yaml_error("lora_rank: 8\n") ==
+        "run.yaml:1: unknown key 'lora_rank'; write it as 'lora_parameters.rank'");
+  CHECK(flag_error({"--learing-rate", "1"}) == "unknown flag --learing-rate; did you mean --learning-rate?");
+  CHECK(flag_error({"--xyzzyx", "1"}) == "unknown flag --xyzzyx; see `temper train --help`");
+  CHECK(flag_error({"-q"}) == "unknown flag -q; see `temper train --help`");
+  CHECK(flag_error({"run.yaml"}) == "unexpected argument 'run.yaml'; see `temper train --help`");
+  CHECK(error_of([] {
+          run_config_from_json(Json{{"itres", 1}});
+        }) == "the configuration: unknown key 'itres'; did you mean 'iters'?");
+}
+
+TEST_CASE("a value of the wrong type or out of range names its place") {
+  CHECK(yaml_error("model: m\niters: many\n") == "run.yaml:2: iters: expected a whole number, got 'many'");
+  CHECK(yaml_error("iters: 1.5\n") == "run.yaml:1: iters: expected a whole number, got '1.5'");
+  CHECK(yaml_error("iters: [1]\n") == "run.yaml:1: iters: expected a whole number, got [1]");
+  CHECK(yaml_error("learning_rate: fast\n") == "run.yaml:1: learning_rate: expected a number, got 'fast'");
+  CHECK(yaml_error("mask_prompt: perhaps\n") ==
+        "run.yaml:1: mask_prompt: expected true or false, got 'perhaps'");
+  CHECK(yaml_error("model: [a]\n") == "run.yaml:1: model: expected text, got [\"a\"]");
+  CHECK(yaml_error("lora_parameters: 8\n") == "run.yaml:1: lora_parameters: expected keys and values, got '8'");
+  CHECK(yaml_error("- iters\n") == "run.yaml: expected keys and values, got [\"iters\"]");
+  CHECK(yaml_error("lora_parameters:\n  rank: 0\n") ==
+        "run.yaml:2: lora_parameters.rank must be at least 1, got 0");
+  CHECK(flag_error({"--learning-rate", "-1e-5"}) == "--learning-rate must be at least 0, got -1e-05");
+  CHECK(flag_error({"--learning-rate", "nan"}) == "--learning-rate: expected a number, got 'nan'");
+  CHECK(flag_error({"--lora-dropout", "1"}) == "--lora-dropout must be at least 0 and below 1, got 1");
+  CHECK(flag_error({"--iters", "99999999999"}) == "--iters: '99999999999' is out of range");
+  CHECK(flag_error({"--seed", "-1"}) == "--seed must be at least 0, got -1");
+  CHECK(flag_error({"--iters"}) == "--iters needs a value");
+  CHECK(flag_error({"--iters", "--test"}) ==
+        "--iters needs a value (one that starts with -- is written --iters=VALUE)");
+  CHECK(flag_error({"--clear-cache-threshold", "big"}) ==
+        "--clear-cache-threshold: expected a size such as 500M or 2GB, got 'big'");
+  CHECK(flag_error({"--dtype", "bfloat"}) ==
+        "--dtype must be one of auto, float32, bfloat16, float16, got 'bfloat'; did you mean 'bfloat16'?");
+  const Variable iters("TEMPER_ITERS", "x");
+  CHECK(error_of([] { load_flags({}); }) == "TEMPER_ITERS: expected a whole number, got 'x'");
+  CHECK(error_of([] {
+          run_config_from_json(Json{{"iters", "10"}});
+        }) == "iters: expected a whole number, got \"10\"");
+  CHECK(run_config_from_json(Json{{"iters", 10.0}}).iters == 10);
+}
+
+TEST_CASE("what a later version brings is refused by name") {
+  CHECK(flag_error({"--fine-tune-type", "dora"}) ==
+        "--fine-tune-type: 'dora' is not in this version: use lora or full");
+  CHECK(flag_error({"--optimizer", "muon"}) ==
+        "--optimizer: 'muon' is not in this version: use adam, adamw or sgd");
+  CHECK(flag_error({"--lr-schedule", "wavy"}).find("--lr-schedule must be one of constant, linear, cosine") ==
+        0);
+}
+
+TEST_CASE("contradictions in one source are errors, a stronger source wins") {
+  CHECK(flag_error({"--iters", "5", "--epochs", "1"}) ==
+        "--iters and --epochs exclude each other: give one of them");
+  CHECK(
+      yaml_error("lora_parameters:\n  scale: 2\n  alpha: 4\n") ==
+      "run.yaml:2: lora_parameters.scale and run.yaml:3: lora_parameters.alpha exclude each other: give one of "
+      "them");
+  CHECK(flag_error({"--batch-size", "5", "--batch-tokens", "1000"}).find("exclude each other") !=
+        std::string::npos);
+  CHECK(flag_error({"--warmup-steps", "5", "--lr-schedule.warmup", "6"}).find("exclude") != std::string::npos);
+  CHECK(flag_error({"--batch-size", "5", "--batch-tokens", "0"}).empty());
+  CHECK(load("iters: 500\n", {"--epochs", "2"}).epochs == 2.0);
+  const RunConfig by_iters = load("epochs: 2\n", {"--iters", "500"});
+  CHECK(by_iters.iters == 500);
+  CHECK_FALSE(by_iters.epochs.has_value());
+  CHECK(load("lora_parameters:\n  scale: 20.0\n", {"--lora-alpha", "16"}).lora_scale() == 2.0);
+  CHECK(load("lora_parameters:\n  alpha: 16\n", {"--lora-scale", "5"}).lora_scale() == 5.0);
+}
+
+TEST_CASE("combinations that can't work are errors") {
+  CHECK(flag_error({"--num-layers", "0"}).find("num_layers 0 trains nothing") == 0);
+  CHECK(flag_error({"--test-batches", "0"}).find("test_batches 0 tests nothing") == 0);
+  CHECK(flag_error({"--quiet", "--verbose"}).find("exclude each other") != std::string::npos);
+  CHECK(flag_error({"--optimizer", "sgd", "--optimizer-config.nesterov"}) ==
+        "optimizer_config.nesterov needs a momentum above 0");
+  CHECK(flag_error({"--optimizer-config.momentum", "0.9"}) ==
+        "--optimizer-config.momentum means nothing to optimizer adam");
+  CHECK(flag_error({"--optimizer-config.betas", "0.9"}) == "optimizer_config.betas takes 2 numbers, got 1");
+  CHECK(flag_error({"--lr-schedule", "cosine", "--lr-schedule.arguments", "1,2"})
+            .find("means nothing to cosine") != std::string::npos);
+  CHECK(flag_error({"--lr-schedule", "step_decay"}) ==
+        "lr_schedule.arguments: step_decay takes 3 numbers, got 0");
+  CHECK(flag_error({"--lr-schedule", "cosine_decay", "--lr-schedule.arguments", "1e-5"}) ==
+        "lr_schedule.arguments: cosine_decay takes 2 or 3 numbers, got 1");
+  CHECK(flag_error({"--prompt-template", "{q}"}).find("belong together") != std::string::npos);
+  CHECK(flag_error({"--data-format", "template"}).find("needs prompt_template") != std::string::npos);
+  RunConfig config;
+  config.lora_parameters.rank = 0;
+  CHECK(error_of([&] { validate(config); }) == "lora_parameters.rank must be at least 1, got 0");
+  config.lora_parameters.rank = 1;
+  config.learning_rate = std::numeric_limits<double>::quiet_NaN();
+  CHECK(error_of([&] { validate(config); }).find("learning_rate must be") == 0);
+}
+
+TEST_CASE("a run needs a model, a data set and something to do") {
+  RunConfig config;
+  CHECK(error_of([&] { check_complete(config); }).find("no model") == 0);
+  config.model = "m";
+  CHECK(error_of([&] { check_complete(config); }).find("no data set") == 0);
+  config.hf_dataset = Json{{"path", "x"}};
+  CHECK_NOTHROW(check_complete(config));
+  config.train = false;
+  CHECK(error_of([&] { check_complete(config); }).find("nothing to do") == 0);
+}
+
+TEST_CASE("mlx-lm's lora_config.yaml works unchanged") {
+  const RunConfig config = load(R"(# a file as mlx-lm documents it
+model: "mlx_model"
+train: true
+fine_tune_type: lora
+optimizer: adamw
+optimizer_config:
+  adam: {}
+  adamw:
+    betas: [0.9, 0.98]
+    eps: 1e-6
+    weight_decay: 0.05
+    bias_correction: true
+  muon:
+    momentum: 0.95
+    ns_steps: 5
+data: "/path/to/training/data"
+seed: 0
+num_layers: 16
+batch_size: 4
+iters: 1000
+val_batches: 25
+learning_rate: 1e-5
+report_to: null
+project_name: null
+steps_per_report: 10
+steps_per_eval: 200
+resume_adapter_file: null
+adapter_path: "adapters"
+save_every: 100
+test: false
+test_batches: 100
+max_seq_length: 2048
+grad_checkpoint: false
+grad_accumulation_steps: 1
+clear_cache_threshold: 0
+mask_prompt: false
+trust_remote_code: false
+lora_parameters:
+  keys: ["self_attn.q_proj", "self_attn.v_proj"]
+  rank: 8
+  scale: 20.0
+  dropout: 0.0
+lr_schedule:
+  name: cosine_decay
+  warmup: 100 # 0 for no warmup
+  warmup_init: 1e-7 # 0 if not specified
+  arguments: [1e-5, 1000, 1e-7] # passed to scheduler
+hf_dataset:
+  path: "billsum"
+  train_split: "train[:1000]"
+  valid_split: "train[-100:]"
+  prompt_feature: "text"
+  completion_feature: "summary"
+  config:
+    trust_remote_code: true
+)");
+  CHECK(config.model == "mlx_model");
+  CHECK(config.optimizer_config.betas == std::vector<double>{0.9, 0.98});
+  CHECK(config.optimizer_config.eps == 1e-6);
+  CHECK(config.optimizer_config.weight_decay == 0.05);
+  CHECK(config.learning_rate == 1e-5);
+  CHECK(config.resume_adapter_file.empty());
+  CHECK(config.report_to.empty());
+  CHECK(config.num_layers == 16);
+  CHECK(config.lora_parameters.keys.size() == 2);
+  CHECK(config.lr_schedule.arguments == std::vector<double>{1e-5, 1000, 1e-7});
+  CHECK(config.lr_schedule.warmup == 100);
+  CHECK(config.lr_schedule.warmup_init == 1e-7);
+  CHECK(config.hf_dataset["prompt_feature"] == "text");
+  CHECK(config.hf_dataset["config"]["trust_remote_code"] == true);
+  CHECK_FALSE(config.mask_prompt);
+}
+
+TEST_CASE("mlx-lm's hf_dataset may be a list; the adapter_config.json it writes loads as a configuration") {
+  const RunConfig list = load("hf_dataset:\n  - path: a\n    chat_feature: chosen\n  - name: b\n");
+  CHECK(list.hf_dataset.size() == 2);
+  CHECK(list.hf_dataset[0]["chat_feature"] == "chosen");
+  CHECK(yaml_error("hf_dataset:\n  - pth: a\n").find("unknown key 'pth'") != std::string::npos);
+  const RunConfig config = load(R"({"adapter_path": "adapters", "batch_size": 2, "config": "other.yaml",
+    "fine_tune_type": "lora", "lr_schedule": null, "lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 20.0},
+    "optimizer": "adam", "optimizer_config": {"adam": {}, "adamw": {}, "muon": {}, "sgd": {}, "adafactor": {}},
+    "report_to": null, "train": true})");
+  CHECK(config.batch_size == 2);
+}
+
+TEST_CASE("null means the default") {
+  const RunConfig config = load("iters: null\nlora_parameters:\nlr_schedule: ~\nhf_dataset: null\nepochs:\n");
+  CHECK(to_json(config) == to_json(RunConfig()));
+  CHECK_FALSE(load("epochs: 3\n", {"--epochs", "none"}).epochs.has_value());
+}
+
+TEST_CASE("compat: mlx-lm sets mlx-lm's defaults for what the user did not set") {
+  const RunConfig config = load("compat: mlx-lm\nnum_layers: 4\n", {"--max-grad-norm", "0.5"});
+  CHECK(config.num_layers == 4);
+  CHECK(config.max_grad_norm == 0.5);
+  CHECK_FALSE(config.mask_prompt);
+  CHECK(config.supervise == "last-turn");
+  CHECK_FALSE(config.packing);
+  CHECK_FALSE(config.optimizer_config.bias_correction);
+  CHECK(config.keep_checkpoints == 0);
+  CHECK(config.adapter_path == "adapters");
+  CHECK(load_flags({"--compat", "mlx-lm"}).num_layers == 16);
+  CHECK(load_flags({"--compat", "mlx-lm", "--run-dir", "r"}).adapter_path.empty());
+  CHECK(load("compat: mlx-lm\n", {"--compat", "none"}).num_layers == -1);
+  CHECK_FALSE(load_flags({"--compat", "mlx-lm", "--test"}).train);
+  CHECK(load_flags({"--compat", "mlx-lm", "--test", "--train"}).train);
+  const RunConfig again = run_config_from_json(to_json(load_flags({"--compat", "mlx-lm", "--packing"})));
+  CHECK(again.packing);
+  CHECK(again.num_layers == 16);
+}
+
+TEST_CASE("weight decay is adamw's unless set") {
+  CHECK(load_flags({"--optimizer", "adamw"}).optimizer_config.weight_decay == 0.01);
+  CHECK(load_flags({"--optimizer", "sgd"}).optimizer_config.weight_decay == 0.0);
+  CHECK(load_flags({"--optimizer", "sgd", "--weight-decay", "0.2"}).optimizer_config.weight_decay == 0.2);
+}
+
+TEST_CASE("report_to keeps what Temper writes and refuses what nobody knows") {
+  log::set_level(log::Level::error); // the warnings are not this test's matter
+  CHECK(load_flags({"--report-to", "wandb, tensorboard"}).report_to == "tensorboard");
+  CHECK(load_flags({"--report-to", "swanlab"}).report_to.empty());
+  CHECK(flag_error({"--report-to", "abacus"}) == "--report-to: unknown service 'abacus'; use tensorboard");
+  log::set_level(log::Level::info);
+}
+
+TEST_CASE("the configuration file is named by flag, by variable or by the caller") {
+  const ConfigFile a("iters: 7\n"), b("iters: 8\n");
+  CHECK(load_flags({"-c", a.path()}).iters == 7);
+  CHECK(load_run_config({b.path(), {"--config", a.path()}, false}).iters == 7);
+  const Variable config("TEMPER_CONFIG", b.path().c_str());
+  CHECK(load_flags({}).iters == 8);
+  CHECK_THROWS_AS(load_flags({"-c", "/nowhere/at/all.yaml"}), IoError);
+}
+
+TEST_CASE("help and schema know every key") {
+  RunConfig fresh;
+  const FieldList list = run_config_fields(fresh);
+  const std::string help = run_config_help();
+  const Json schema = run_config_schema();
+  std::map<std::string, int> seen;
+  for (const Field& field : list.fields()) {
+    CAPTURE(field.key);
+    CHECK(++seen[field.key] == 1);
+    CHECK_FALSE(field.help.empty());
+    CHECK(help.find(field.dashed()) != std::string::npos);
+    CHECK(schema["properties"].contains(field.key.substr(0, field.key.find('.'))));
+  }
+  CHECK(help.find("(default: 1e-05)") != std::string::npos);
+  CHECK(schema["properties"]["lora_parameters"]["properties"]["rank"]["minimum"] == 1.0);
+  CHECK(schema["properties"]["optimizer_config"]["properties"]["sgd"]["properties"].contains("momentum"));
+  CHECK(schema["properties"]["iters"]["type"] == Json::array({"integer", "null"}));
+}
