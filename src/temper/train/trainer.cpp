@@ -1,0 +1,223 @@
+#include "temper/train/trainer.h"
+
+#include <algorithm>
+
+#include "temper/base/clock.h"
+#include "temper/base/error.h"
+
+namespace temper {
+namespace {
+
+// Steps that the host runs ahead of what it has read: enough to keep the device busy.
+constexpr std::size_t kStepsAhead = 1;
+
+std::int64_t total_supervised(const std::vector<HostBatch>& batches) {
+  std::int64_t total = 0;
+  for (const auto& batch : batches) {
+    total += batch.num_supervised;
+  }
+  return total;
+}
+
+// The first trainable tensor whose gradient was not finite.
+std::string first_bad_tensor(const Params& trainable, mx::array finite) {
+  mx::eval(finite);
+  const bool* flags = finite.data<bool>();
+  for (const auto& [name, array] : trainable) {
+    if (!*flags++) {
+      return name;
+    }
+  }
+  return "the loss";
+}
+
+} // namespace
+
+Trainer::Trainer(TrainStep& step, TrainState state, std::shared_ptr<const TokenDataset> data,
+                 TrainerOptions options)
+    : step_(step),
+      state_(std::move(state)),
+      options_(std::move(options)),
+      loader_(std::move(data), options_.loader, state_.cursor) {
+}
+
+void Trainer::add_callback(std::shared_ptr<Callback> callback) {
+  callbacks_.push_back(std::move(callback));
+}
+
+void Trainer::add_sink(EventSink* sink) {
+  sinks_.push_back(sink);
+}
+
+void Trainer::run() {
+  for (const auto& callback : callbacks_) {
+    callback->on_start(*this);
+  }
+  while (state_.step < options_.total_steps && stop_reason_.empty()) {
+    const auto batches = next_batches();
+    for (const auto& callback : callbacks_) {
+      callback->before_step(*this);
+    }
+    take_step(batches);
+    while (pending_.size() > kStepsAhead) {
+      deliver();
+    }
+    for (const auto& callback : callbacks_) {
+      callback->between_steps(*this);
+    }
+    for (auto* sink : sinks_) {
+      sink->on_progress(state_.step);
+    }
+  }
+  settle();
+  for (const auto& callback : callbacks_) {
+    callback->on_end(*this);
+  }
+}
+
+std::vector<HostBatch> Trainer::next_batches() {
+  const int count = options_.compat_mlx_lm ? 1 : options_.grad_accumulation_steps;
+  std::vector<HostBatch> batches;
+  for (int i = 0; i < count; ++i) {
+    batches.push_back(loader_.next());
+  }
+  return batches;
+}
+
+// One step: the gradients of its micro-batches, summed, then the update. In compat mode a step is a
+// micro-batch, and every grad_accumulation_steps-th one updates.
+void Trainer::take_step(const std::vector<HostBatch>& batches) {
+  const auto supervised = total_supervised(batches);
+  const auto count = static_cast<float>(std::max<std::int64_t>(1, supervised));
+  const int shares = options_.compat_mlx_lm ? options_.grad_accumulation_steps : 1;
+
+  StepResult result;
+  auto loss = mx::array(0.0F);
+  for (const auto& batch : batches) {
+    auto part = step_.gradients(state_, batch, 1.0F / (count * static_cast<float>(shares)));
+    loss = loss + part.loss * static_cast<float>(shares);
+    accumulate(std::move(part.gradients));
+    ++state_.micro_step;
+    result.num_tokens += batch.num_tokens;
+    result.num_padded_tokens += std::int64_t{batch.rows} * batch.width;
+  }
+
+  const auto updates_done = state_.step / shares;
+  result.learning_rate = options_.schedule(updates_done);
+  ++state_.step;
+  result.step = state_.step;
+  result.num_supervised = supervised;
+  Pending pending{loss, std::nullopt, result};
+  if (state_.step % shares == 0) {
+    for (const auto& callback : callbacks_) {
+      callback->on_gradients(*this, state_.accumulator);
+    }
+    pending.outcome = step_.update(state_, state_.accumulator, result.learning_rate);
+    state_.accumulator.clear();
+  }
+  state_.supervised_tokens += supervised;
+  state_.total_tokens += result.num_tokens;
+  state_.cursor = loader_.cursor();
+
+  auto outputs = values(pending.outcome ? state_.trainable : state_.accumulator);
+  outputs.push_back(loss);
+  if (pending.outcome) {
+    const auto moments = values(state_.optimizer);
+    outputs.insert(outputs.end(), moments.begin(), moments.end());
+    outputs.insert(outputs.end(),
+                   {state_.count, state_.loss_scale, state_.good_steps, pending.outcome->grad_norm,
+                    pending.outcome->applied, pending.outcome->finite});
+  }
+  mx::async_eval(outputs);
+  pending_.push_back(std::move(pending));
+}
+
+void Trainer::accumulate(Params gradients) {
+  if (state_.accumulator.empty()) {
+    state_.accumulator = std::move(gradients);
+    return;
+  }
+  for (auto& [name, sum] : state_.accumulator) {
+    sum = sum + gradients.at(name);
+  }
+}
+
+void Trainer::deliver() {
+  auto pending = std::move(pending_.front());
+  pending_.pop_front();
+  auto result = pending.result;
+  result.loss = pending.loss.item<float>();
+  if (pending.outcome) {
+    result.grad_norm = pending.outcome->grad_norm.item<float>();
+    check_finite(pending, result);
+  }
+  for (const auto& callback : callbacks_) {
+    callback->after_step(*this, result);
+  }
+}
+
+void Trainer::check_finite(const Pending& pending, StepResult& result) {
+  auto applied = pending.outcome->applied;
+  if (applied.item<bool>()) {
+    state_.skipped_in_a_row = 0;
+    return;
+  }
+  result.skipped = true;
+  if (state_.loss_scale.item<float>() > 1.0F) {
+    return; // fp16 searching for its loss scale
+  }
+  ++state_.skipped_in_a_row;
+  const auto tensor = first_bad_tensor(state_.trainable, pending.outcome->finite);
+  const auto step = std::to_string(result.step);
+  if (state_.skipped_in_a_row >= options_.max_skips_in_a_row) {
+    throw NonFinite("step " + step + ": loss or gradient is not finite for the " +
+                    std::to_string(state_.skipped_in_a_row) + ". time in a row, first in " + tensor +
+                    "; lower the learning rate or look at the data; the last checkpoint stands");
+  }
+  emit("warning", {{"message", "step " + step + " skipped: the gradient of " + tensor + " is not finite"}});
+}
+
+void Trainer::settle() {
+  while (!pending_.empty()) {
+    deliver();
+  }
+}
+
+void Trainer::stop(std::string reason) {
+  if (stop_reason_.empty()) {
+    stop_reason_ = std::move(reason);
+  }
+}
+
+void Trainer::emit(std::string type, Json data) {
+  const Event event{std::move(type), wall_time(), state_.step, std::move(data)};
+  for (auto* sink : sinks_) {
+    sink->on_event(event);
+  }
+}
+
+void Trainer::notify_before_eval(const std::string& split) {
+  for (const auto& callback : callbacks_) {
+    callback->before_eval(*this, split);
+  }
+}
+
+void Trainer::notify_after_eval(const EvalResult& result) {
+  for (const auto& callback : callbacks_) {
+    callback->after_eval(*this, result);
+  }
+}
+
+void Trainer::notify_before_checkpoint() {
+  for (const auto& callback : callbacks_) {
+    callback->before_checkpoint(*this);
+  }
+}
+
+void Trainer::notify_after_checkpoint(const std::filesystem::path& path) {
+  for (const auto& callback : callbacks_) {
+    callback->after_checkpoint(*this, path);
+  }
+}
+
+} // namespace temper
