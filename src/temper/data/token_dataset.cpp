@@ -10,7 +10,8 @@ namespace {
 
 class MemoryDataset : public TokenDataset {
  public:
-  explicit MemoryDataset(std::vector<Example> examples) : examples_(std::move(examples)) {
+  MemoryDataset(std::vector<Example> examples, std::vector<std::int64_t> lines)
+      : examples_(std::move(examples)), lines_(std::move(lines)) {
     ContentHash hash;
     for (const auto& example : examples_) {
       if (example.tokens.size() != example.supervised.size()) {
@@ -35,12 +36,16 @@ class MemoryDataset : public TokenDataset {
   std::size_t length(std::size_t index) const override {
     return examples_[index].tokens.size();
   }
+  std::int64_t line(std::size_t index) const override {
+    return lines_.empty() ? 0 : lines_[index];
+  }
   const std::string& fingerprint() const override {
     return fingerprint_;
   }
 
  private:
   std::vector<Example> examples_;
+  std::vector<std::int64_t> lines_;
   std::string fingerprint_;
 };
 
@@ -55,7 +60,7 @@ class SubsetDataset : public TokenDataset {
       }
     }
     ContentHash hash;
-    hash.add(base_->fingerprint().data(), base_->fingerprint().size());
+    hash.add_text(base_->fingerprint());
     hash.add(indices_.data(), indices_.size() * sizeof(std::uint32_t));
     fingerprint_ = hash.hex();
   }
@@ -69,6 +74,9 @@ class SubsetDataset : public TokenDataset {
   std::size_t length(std::size_t index) const override {
     return base_->length(indices_[index]);
   }
+  std::int64_t line(std::size_t index) const override {
+    return base_->line(indices_[index]);
+  }
   const std::string& fingerprint() const override {
     return fingerprint_;
   }
@@ -81,8 +89,13 @@ class SubsetDataset : public TokenDataset {
 
 } // namespace
 
-std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples) {
-  return std::make_shared<MemoryDataset>(std::move(examples));
+std::int64_t TokenDataset::line(std::size_t /*index*/) const {
+  return 0;
+}
+
+std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples,
+                                                       std::vector<std::int64_t> lines) {
+  return std::make_shared<MemoryDataset>(std::move(examples), std::move(lines));
 }
 
 std::shared_ptr<const TokenDataset> make_subset(std::shared_ptr<const TokenDataset> base,

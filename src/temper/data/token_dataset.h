@@ -18,13 +18,17 @@ class TokenDataset {
   virtual ExampleView operator[](std::size_t index) const = 0;
   // Tokens of example `index`, without touching the example itself.
   virtual std::size_t length(std::size_t index) const = 0;
+  // The line of the source file where the example's row starts; 0 if it came from no file.
+  virtual std::int64_t line(std::size_t index) const;
   // Changes whenever the rows, the tokenizer or the rendering change.
   virtual const std::string& fingerprint() const = 0;
 };
 
 // Examples held in memory: tests, synthetic benches, a caller's own data.
-// Throws DataError if an example has not one supervision mark a token.
-std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples);
+// `lines`, if given, holds line() of each. Throws DataError if an example has not one supervision mark a
+// token.
+std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> examples,
+                                                       std::vector<std::int64_t> lines = {});
 
 // The examples `indices` of `base`, in that order, without copying them.
 // Throws DataError if an index is beyond `base`.
