@@ -47,6 +47,7 @@ struct RunConfig {
   int num_layers = -1;                 // the last N blocks; -1: all
   LoraParameters lora_parameters;
   std::string resume_adapter_file;
+  std::string resume;             // a run folder (its last checkpoint) or a checkpoint to go on from
   std::string dtype = "auto";     // auto, float32, bfloat16, float16
   std::string compat = "none";    // none, mlx-lm
   bool trust_remote_code = false; // accepted for mlx-lm's sake; nothing remote is ever run

@@ -35,6 +35,7 @@ void list_model(FieldList& list, RunConfig& c) {
       .refuse("dora", kLaterMethod);
   list.add("num_layers", &c.num_layers, "train the last N blocks; -1: all").at_least(-1).mlx_lm(16);
   list.nested("lora_parameters", [&](FieldList& nested) { list_lora(nested, c.lora_parameters); });
+  list.add("resume", &c.resume, "a run's folder, or one of its checkpoints, to go on from").metavar("DIR");
   list.add("resume_adapter_file", &c.resume_adapter_file, "adapters to start from").metavar("FILE");
   list.add("dtype", &c.dtype, "what the model computes in; auto: the model's own, float32 on a CPU")
       .one_of({"auto", "float32", "bfloat16", "float16"});
