@@ -547,3 +547,34 @@ TEST_CASE("help and schema know every key") {
   CHECK(schema["properties"]["optimizer_config"]["properties"]["sgd"]["properties"].contains("momentum"));
   CHECK(schema["properties"]["iters"]["type"] == Json::array({"integer", "null"}));
 }
+
+TEST_CASE("docs/formats/config.md holds every key (TEMPER_UPDATE_DOCS=1 rewrites its tables)") {
+  const std::filesystem::path path = std::filesystem::path(TEMPER_TEST_DATA) / "../../docs/formats/config.md";
+  const std::string mark = "<!-- tables -->\n";
+  const std::string text = read_file(path);
+  const std::size_t at = text.find(mark);
+  REQUIRE(at != std::string::npos);
+  const std::string expected = text.substr(0, at + mark.size()) + run_config_markdown();
+  if (std::getenv("TEMPER_UPDATE_DOCS") != nullptr) {
+    write_file_atomic(path, expected);
+  }
+  CHECK(read_file(path) == expected);
+}
+
+TEST_CASE("docs/guide/from-mlx-lm.md lists every default that compat: mlx-lm sets") {
+  const std::string text =
+      read_file(std::filesystem::path(TEMPER_TEST_DATA) / "../../docs/guide/from-mlx-lm.md");
+  RunConfig fresh;
+  const FieldList list = run_config_fields(fresh);
+  for (const Field& field : list.fields()) {
+    if (field.mlx_lm_default) {
+      CAPTURE(field.key);
+      const Json value = *field.mlx_lm_default;
+      const std::string shown = value.is_string() ? value.get<std::string>() : dump(value);
+      const std::size_t row = text.find("| `" + field.key + "` |");
+      REQUIRE(row != std::string::npos);
+      const std::string line = text.substr(row, text.find('\n', row) - row);
+      CHECK(line.find("`" + shown + "`") != std::string::npos);
+    }
+  }
+}
