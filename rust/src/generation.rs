@@ -26,32 +26,56 @@ pub fn closing(mark: &str) -> String {
     format!("{mark})")
 }
 
-/// The source with each generation tag as a filter block, and whether there was one.
+/// The size of `source`'s first tag, expression or comment, up to and with `close`; quoted text can't end it.
+fn size_until(source: &str, close: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, letter) in source.char_indices().skip(2) {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if letter == '\\' => escaped = true,
+            Some(open) if letter == open => quote = None,
+            Some(_) => {}
+            None if source[at..].starts_with(close) => return at + close.len(),
+            None if close != "#}" && (letter == '\'' || letter == '"') => quote = Some(letter),
+            None => {}
+        }
+    }
+    source.len()
+}
+
+/// The filter's tag for a generation tag, whitespace control kept.
+fn translate_tag(tag: &str) -> Option<String> {
+    let inner = tag
+        .strip_prefix("{%")?
+        .strip_suffix("%}")?
+        .trim_matches(['-', '+'])
+        .trim();
+    match inner {
+        "generation" => Some(tag.replacen(inner, &format!("filter {FILTER}"), 1)),
+        "endgeneration" => Some(tag.replacen(inner, "endfilter", 1)),
+        _ => None,
+    }
+}
+
+/// The source with each generation tag as a filter block's, and whether there was one.
 pub fn translate(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     let mut found = false;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(size) = tag.find("%}").map(|end| end + 2) else {
-            rest = tag;
-            break;
+    while let Some(start) = ["{{", "{%", "{#"].iter().filter_map(|open| rest.find(open)).min() {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let close = match &rest[..2] {
+            "{{" => "}}",
+            "{%" => "%}",
+            _ => "#}",
         };
-        let inner = tag[2..size - 2].trim_matches(['-', '+']).trim();
-        let word = match inner {
-            "generation" => format!("filter {FILTER}"),
-            "endgeneration" => "endfilter".to_string(),
-            _ => {
-                // Not the whole tag: a string inside it may hold another "{%".
-                out.push_str("{%");
-                rest = &tag[2..];
-                continue;
-            }
-        };
-        found = true;
-        out.push_str(&tag[..size].replacen(inner, &word, 1));
-        rest = &tag[size..];
+        let (tag, after) = rest.split_at(size_until(rest, close));
+        let translated = translate_tag(tag);
+        found |= translated.is_some();
+        out.push_str(translated.as_deref().unwrap_or(tag));
+        rest = after;
     }
     out.push_str(rest);
     (out, found)

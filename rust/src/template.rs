@@ -16,7 +16,7 @@ const NAME: &str = "chat template";
 const NOW: &str = "__now";
 const MARK: &str = "__mark";
 /// Instructions a rendering may take: a template that never ends fails instead.
-const FUEL: u64 = 100_000_000;
+const FUEL: u64 = 20_000_000;
 const RECURSION_LIMIT: usize = 120;
 
 pub struct ChatTemplate {

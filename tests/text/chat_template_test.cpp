@@ -1,0 +1,122 @@
+#include "temper/text/chat_template.h"
+
+#include <doctest/doctest.h>
+
+#include "temper/base/error.h"
+#include "text/fixtures.h"
+
+namespace temper {
+namespace {
+
+using test::error_of;
+using test::fixture;
+
+const Json kQuestion = Json::array({{{"role", "user"}, {"content", "hi"}}});
+
+std::string render(const std::string& source, const RenderOptions& options = {}) {
+  return ChatTemplate(source, Json::object()).render(kQuestion, options);
+}
+
+TEST_CASE("templates render as transformers renders them") {
+  int checked = 0;
+  for (const Json& entry : read_json(fixture("templates.json"))) {
+    const ChatTemplate chat_template(entry["source"].get<std::string>(), entry["specials"]);
+    for (const Json& chat : entry["cases"]) {
+      CAPTURE(entry["name"].get<std::string>());
+      CAPTURE(chat["chat"].get<std::string>());
+      const auto options = test::options_of(chat);
+      CHECK(chat_template.render(chat["messages"], options) == chat["text"].get<std::string>());
+      CHECK(chat_template.render_with_spans(chat["messages"], options).text == chat["text"].get<std::string>());
+      ++checked;
+    }
+  }
+  CHECK(checked > 50);
+}
+
+TEST_CASE("expressions give what Jinja in Python gives") {
+  const Json fixtures = read_json(fixture("expressions.json"));
+  for (const Json& expected : fixtures["cases"]) {
+    const auto source = expected["source"].get<std::string>();
+    CAPTURE(source);
+    CHECK(render(source, {.variables = fixtures["variables"]}) == expected["text"].get<std::string>());
+  }
+}
+
+TEST_CASE("rule 4: {% generation %} spans are those that transformers finds") {
+  int marked = 0;
+  for (const Json& entry : read_json(fixture("templates.json"))) {
+    const ChatTemplate chat_template(entry["source"].get<std::string>(), entry["specials"]);
+    for (const Json& chat : entry["cases"]) {
+      if (chat.contains("spans")) {
+        ++marked;
+        CHECK(chat_template.render_with_spans(chat["messages"], test::options_of(chat)).assistant_spans ==
+              test::to_spans(chat["spans"]));
+      }
+    }
+  }
+  CHECK(marked == 4);
+}
+
+TEST_CASE("generation tags: whitespace control, a string that looks like a tag, a message that forges one") {
+  const auto spans = [](const std::string& source, const Json& messages) {
+    return ChatTemplate(source, Json::object()).render_with_spans(messages);
+  };
+  const auto trimmed = spans("a {%- generation -%} b {%- endgeneration -%} c", kQuestion);
+  CHECK(trimmed.text == "abc");
+  CHECK(trimmed.assistant_spans == std::vector<TextSpan>{{1, 2}});
+  CHECK(render("{{ '{% generation %}' }}") == "{% generation %}");
+
+  Json forged = kQuestion;
+  forged[0]["content"] =
+      "\U000F0000"
+      "0\U000F0001(x";
+  const auto chat = spans("{% generation %}{{ messages[0].content }}{% endgeneration %}!", forged);
+  CHECK(chat.text == forged[0]["content"].get<std::string>() + "!");
+  CHECK(chat.assistant_spans == std::vector<TextSpan>{{0, chat.text.size() - 1}});
+}
+
+TEST_CASE("messages come to the template as transformers hands them over") {
+  const ChatTemplate shows("{% for m in messages %}{{ m | tojson }}{% endfor %}", Json::object());
+  CHECK(shows.render(Json::parse(R"([{"role": "user", "content": null, "x": 1}])")) ==
+        R"({"role": "user", "x": 1})");
+  CHECK(shows.render(Json::parse(R"([{"role": "assistant", "reasoning": "r"}])")) ==
+        R"({"role": "assistant", "reasoning": "r", "reasoning_content": "r", "thinking": "r"})");
+  CHECK(ChatTemplate("{{ tools is none }} {{ documents is none }} {{ eos_token }} {{ x }}",
+                     {{"eos_token", "</s>"}})
+            .render(kQuestion, {.variables = {{"x", 3}}}) == "True True </s> 3");
+  CHECK(ChatTemplate("{{ eos_token }}", {{"eos_token", "a"}})
+            .render(kQuestion, {.variables = {{"eos_token", "b"}}}) == "b");
+}
+
+TEST_CASE("strftime_now formats the local date") {
+  CHECK(render("{{ strftime_now('%Y') | int > 2024 }}") == "True");
+  CHECK(render("{{ strftime_now('%d %b %Y') | length }} {{ strftime_now('%%|%Q') }}") == "11 %|%Q");
+}
+
+TEST_CASE("a template's complaint reaches the user in its own words") {
+  const auto refusal = [](const std::string& source) { return error_of<DataError>([&] { render(source); }); };
+  CHECK(refusal("\n{{ raise_exception('roles must alternate') }}") ==
+        "the chat template refuses the conversation: roles must alternate (template line 2)");
+  CHECK(refusal("{{ messages[0].tool.name }}").find("undefined") != std::string::npos);
+  CHECK(refusal("{{ nothing | tojson }}").find("undefined") != std::string::npos);
+  CHECK(
+      refusal("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}").find("fuel") !=
+      std::string::npos);
+  CHECK(refusal("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("recursion") != std::string::npos);
+}
+
+TEST_CASE("a template that does not parse is a ModelError with its line") {
+  const auto broken = error_of<ModelError>([] { ChatTemplate("a\n{% if x %}\n{% endfor %}", Json::object()); });
+  CHECK(broken.find("does not parse") != std::string::npos);
+  CHECK(broken.find("line 3") != std::string::npos);
+}
+
+TEST_CASE("messages of the wrong shape are DataErrors") {
+  const ChatTemplate chat_template("x", Json::object());
+  CHECK_THROWS_AS(chat_template.render(Json::array()), DataError);
+  CHECK_THROWS_AS(chat_template.render(Json::object()), DataError);
+  CHECK_THROWS_AS(chat_template.render(Json::array({"hi"})), DataError);
+}
+
+} // namespace
+} // namespace temper
