@@ -1,8 +1,9 @@
 # Tests that are not C++ units: checks of the source, parity with mlx-lm, bad input, installing.
 # Labels: `lint` needs no build; `slow` only runs in `make test-all`.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
 set(TEMPER_SCRIPTS "${CMAKE_SOURCE_DIR}/scripts")
 
-# temper_add_check(NAME COMMAND... ) runs with the environment's Python on PATH as $PYTHON's folder.
+# temper_add_check(NAME [LABEL L] [ALL_CORES] COMMAND ...): in the root, with the built program in $TEMPER_BINARY.
 function(temper_add_check name)
   cmake_parse_arguments(PARSE_ARGV 1 check "ALL_CORES" "LABEL" "COMMAND")
   add_test(NAME ${name} COMMAND ${check_COMMAND} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
