@@ -72,6 +72,14 @@ Params read_tensors(const fs::path& folder, const Family& family, const DecoderS
   return params;
 }
 
+const char* const kCompanionFiles[] = {
+    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "generation_config.json", "chat_template.json",
+    "vocab.json",        "merges.txt",
+};
+
+} // namespace
+
 // transformers stores the dtype as torch_dtype, since version 5 as dtype.
 mx::Dtype stored_dtype(const Json& config) {
   for (const char* key : {"dtype", "torch_dtype"}) {
@@ -85,14 +93,6 @@ mx::Dtype stored_dtype(const Json& config) {
   }
   return mx::float32;
 }
-
-const char* const kCompanionFiles[] = {
-    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "generation_config.json", "chat_template.json",
-    "vocab.json",        "merges.txt",
-};
-
-} // namespace
 
 DecoderSpec load_spec(const fs::path& folder, Json* config) {
   if (!fs::is_directory(folder)) {

@@ -21,6 +21,9 @@ struct Model {
 // config.json alone. Throws ModelError if the folder or the file is missing or unsupported.
 DecoderSpec load_spec(const std::filesystem::path& folder, Json* config = nullptr);
 
+// What config.json says the weights are stored in; fp32 if it does not say.
+mx::Dtype stored_dtype(const Json& config);
+
 // The dtype that a run computes in for "auto": what the folder stores, except fp32 where the device is a CPU
 // (half precision there is emulated, at a thirtieth of the speed).
 mx::Dtype resolve_dtype(const std::string& dtype, const Json& config);

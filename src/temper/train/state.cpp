@@ -17,6 +17,7 @@ Json TrainState::host_json() const {
       {"skipped_in_a_row", skipped_in_a_row},
       {"best_loss", std::isfinite(best_loss) ? Json(best_loss) : Json(nullptr)},
       {"best_step", best_step},
+      {"mlx_lm_random", mlx_lm_random},
   };
 }
 
@@ -32,6 +33,7 @@ void TrainState::restore_host(const Json& json) {
     const auto& best = json.at("best_loss");
     best_loss = best.is_null() ? std::numeric_limits<double>::infinity() : best.get<double>();
     best_step = json.at("best_step").get<std::int64_t>();
+    mlx_lm_random = json.at("mlx_lm_random");
   } catch (const Json::exception& error) {
     throw CheckpointError(std::string("the checkpoint's state is damaged: ") + error.what());
   }

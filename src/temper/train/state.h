@@ -29,6 +29,7 @@ struct TrainState {
   int skipped_in_a_row = 0;           // non-finite steps
   double best_loss = std::numeric_limits<double>::infinity(); // best validation loss
   std::int64_t best_step = -1;
+  Json mlx_lm_random = nullptr; // compat mlx-lm: the generator that orders batches
 
   // The host's part; from_json() leaves the arrays as they are. Throws CheckpointError.
   Json host_json() const;

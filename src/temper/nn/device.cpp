@@ -1,0 +1,79 @@
+#include "temper/nn/device.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <variant>
+
+#include <unistd.h>
+
+#include "temper/nn/params.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+
+double host_memory_bytes() {
+  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGE_SIZE));
+}
+
+// The device's bytes by whichever key its back end has; the host's for a CPU.
+double device_memory_bytes() {
+  if (mx::default_device() == mx::Device::gpu) {
+    const auto& info = mx::device_info();
+    for (const char* key : {"total_memory", "memory_size"}) {
+      if (const auto it = info.find(key); it != info.end() && std::holds_alternative<std::size_t>(it->second)) {
+        return static_cast<double>(std::get<std::size_t>(it->second));
+      }
+    }
+  }
+  return host_memory_bytes();
+}
+
+// A new folder that only this user can enter, removed when the process ends.
+class PrivateFolder {
+ public:
+  PrivateFolder() {
+    const char* parent = std::getenv("TMPDIR");
+    auto name = (fs::path(parent != nullptr && *parent != '\0' ? parent : "/tmp") / "temper-XXXXXX").string();
+    if (::mkdtemp(name.data()) != nullptr) {
+      path_ = name;
+      ::setenv("TMPDIR", path_.c_str(), 1);
+    }
+  }
+  ~PrivateFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) {
+      fs::remove_all(path_, ignored);
+    }
+  }
+
+ private:
+  fs::path path_;
+};
+
+} // namespace
+
+MemoryUse memory_use() {
+  return {static_cast<double>(mx::get_active_memory()) / 1e9, static_cast<double>(mx::get_peak_memory()) / 1e9,
+          device_memory_bytes() / 1e9};
+}
+
+std::string device_name() {
+  if (mx::default_device() == mx::Device::gpu) {
+    const auto& info = mx::device_info();
+    const auto it = info.find("device_name");
+    return it != info.end() && std::holds_alternative<std::string>(it->second)
+               ? std::get<std::string>(it->second)
+               : "gpu";
+  }
+  return "cpu";
+}
+
+void prepare_device(std::uint64_t cache_bytes) {
+  static const PrivateFolder kernels;
+  mx::set_cache_limit(cache_bytes > 0 ? cache_bytes : static_cast<std::size_t>(device_memory_bytes() / 4));
+}
+
+} // namespace temper

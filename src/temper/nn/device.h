@@ -1,0 +1,25 @@
+// The device that MLX computes on, and its memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace temper {
+
+struct MemoryUse {
+  double active_gb = 0; // 1e9 bytes, MLX's allocator now
+  double peak_gb = 0;   // since the start, or since reset_peak_memory()
+  double total_gb = 0;  // what the device has
+};
+
+MemoryUse memory_use();
+
+// "cpu" or the GPU's own name.
+std::string device_name();
+
+// Before the first MLX call: gives the kernels that MLX compiles at run time on a CPU a private folder of
+// this process (MLX's own, shared between processes, is neither locked nor checked for its owner), and
+// bounds the allocator's cache to `cache_bytes` (0: a quarter of the device's memory). Safe to call twice.
+void prepare_device(std::uint64_t cache_bytes = 0);
+
+} // namespace temper

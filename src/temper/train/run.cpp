@@ -1,0 +1,393 @@
+#include "temper/train/run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+
+#include "temper/base/clock.h"
+#include "temper/base/error.h"
+#include "temper/base/files.h"
+#include "temper/base/log.h"
+#include "temper/base/version.h"
+#include "temper/data/mlx_lm_random.h"
+#include "temper/data/prepared_data.h"
+#include "temper/infer/generate.h"
+#include "temper/infer/prompt.h"
+#include "temper/io/adapters.h"
+#include "temper/nn/device.h"
+#include "temper/train/callbacks.h"
+#include "temper/train/checkpoint.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a run is made of, in the order that it comes to be known.
+struct Run {
+  RunConfig config;
+  Model model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  PreparedData data;
+  LoraConfig lora;
+  std::vector<std::string> lora_keys; // of the adapted layers, within a block
+  Params trainable;
+};
+
+bool is_full(const RunConfig& config) {
+  return config.fine_tune_type == "full";
+}
+
+// runs/<model>-<date>-<time>, or the folder that the user named.
+fs::path run_path(const RunConfig& config) {
+  if (!config.run_dir.empty()) {
+    return config.run_dir;
+  }
+  if (!config.adapter_path.empty()) {
+    return config.adapter_path;
+  }
+  char stamp[32];
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  ::localtime_r(&now, &local);
+  std::strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
+  auto name = fs::path(config.model).lexically_normal();
+  return fs::path("runs") /
+         ((name.has_filename() ? name : name.parent_path()).filename().string() + "-" + stamp);
+}
+
+// "self_attn.q_proj" of "model.layers.3.self_attn.q_proj".
+std::string key_in_block(const std::string& layer) {
+  const auto number = layer.find("layers.") + 7;
+  return layer.substr(layer.find('.', number) + 1);
+}
+
+// The parameters that train, fp32: fresh factors, or the model's own weights as masters.
+Params make_trainable(Run& run) {
+  const auto& config = run.config;
+  const auto layers = adaptable_layers(run.model.spec, config.num_layers, config.lora_parameters.keys);
+  if (!is_full(config)) {
+    for (const auto& [name, shape] : layers) {
+      const auto key = key_in_block(name);
+      if (std::find(run.lora_keys.begin(), run.lora_keys.end(), key) == run.lora_keys.end()) {
+        run.lora_keys.push_back(key);
+      }
+    }
+    return init_lora(run.lora, layers, config.seed);
+  }
+  const int first = config.num_layers < 0 ? 0 : run.model.spec.num_layers - config.num_layers;
+  Params trainable;
+  for (const auto& [name, array] : run.model.params) {
+    const bool in_block = name.starts_with("model.layers.");
+    const bool trained = in_block ? std::stoi(name.substr(13)) >= first : config.num_layers < 0;
+    if (trained) {
+      trainable.emplace(name, mx::astype(array, mx::float32));
+    }
+  }
+  mx::eval(values(trainable));
+  return trainable;
+}
+
+// Everything that can be refused without the weights is refused before they are read.
+Run prepare(const RunConfig& config) {
+  Run run;
+  run.config = config;
+  validate(config);
+  check_complete(config);
+  const auto spec = load_spec(config.model);
+  adaptable_layers(spec, config.num_layers, config.lora_parameters.keys);
+  run.lora = {config.lora_parameters.rank, static_cast<float>(config.lora_scale()),
+              static_cast<float>(config.lora_parameters.dropout)};
+  run.tokenizer = Tokenizer::load(config.model);
+  run.data = prepare_data(config, run.tokenizer, spec.vocab_size);
+  run.model = load_model(config.model, config.dtype);
+  run.trainable = make_trainable(run);
+  if (!config.resume_adapter_file.empty()) {
+    run.trainable = load_adapter_params(config.resume_adapter_file, run.trainable);
+  }
+  return run;
+}
+
+LoaderOptions loader_options(const RunConfig& config) {
+  LoaderOptions options;
+  options.batch_size = config.batch_size;
+  options.batch_tokens = config.batch_tokens;
+  options.max_seq_length = config.max_seq_length;
+  options.packing = config.packing;
+  options.seed = config.seed;
+  // CUDA's fused attention backward wants multiples of 128; a CPU pays for every column.
+  options.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
+  if (config.compat == "mlx-lm") {
+    options.compat_mlx_lm = true;
+    options.mlx_lm_random = std::make_shared<MlxLmRandom>(config.seed);
+  }
+  return options;
+}
+
+std::int64_t total_steps(const RunConfig& config, const Run& run, const LoaderOptions& loader) {
+  if (!config.epochs) {
+    return config.iters;
+  }
+  auto once = loader;
+  once.prefetch = 0;
+  const auto batches = static_cast<double>(BatchLoader(run.data.train, once).batches_per_epoch());
+  return std::max<std::int64_t>(
+      1, std::llround(std::ceil(*config.epochs * batches / config.grad_accumulation_steps)));
+}
+
+TrainerOptions trainer_options(const RunConfig& config, const Run& run) {
+  TrainerOptions options;
+  options.grad_accumulation_steps = config.grad_accumulation_steps;
+  options.compat_mlx_lm = config.compat == "mlx-lm";
+  options.loader = loader_options(config);
+  options.total_steps = total_steps(config, run, options.loader);
+  options.schedule =
+      make_schedule(config.lr_schedule, config.learning_rate, config.num_warmup_steps(), options.total_steps);
+  return options;
+}
+
+StepOptions step_options(const RunConfig& config, const Run& run) {
+  StepOptions options;
+  options.lora = run.lora;
+  options.optimizer = make_optimizer(config.optimizer, config.optimizer_config);
+  options.max_grad_norm = config.max_grad_norm;
+  options.checkpoint = config.grad_checkpoint;
+  options.scale_loss = run.model.dtype == mx::float16;
+  return options;
+}
+
+DatasetLoss evaluate_split(const Run& run, const Params& trainable, EvalBatches& batches) {
+  Params weights;
+  for (const auto& [name, array] : trainable) {
+    weights.emplace(name, mx::astype(array, run.model.dtype));
+  }
+  return evaluate_loss(ModelView(run.model.spec, run.model.params, weights, run.lora), batches);
+}
+
+std::int64_t size_of(const std::shared_ptr<const TokenDataset>& data) {
+  return data ? static_cast<std::int64_t>(data->size()) : 0;
+}
+
+// Continues `state` from config.resume: a checkpoint, or a run folder's newest one.
+void restore(const Run& run, TrainState& state) {
+  fs::path path = run.config.resume;
+  if (!fs::exists(path / "state.json")) {
+    const auto found = list_checkpoints(path / "checkpoints");
+    if (found.empty()) {
+      throw CheckpointError(path.string() + ": holds no whole checkpoint to resume from");
+    }
+    path = found.back();
+  }
+  const auto details = load_checkpoint(path, state);
+  if (details.value("dataset_fingerprint", "") != run.data.fingerprint) {
+    throw CheckpointError(path.string() + ": was trained on other data than " + run.config.data +
+                          " holds now; a resumed run needs the same rows, tokenizer and formatting");
+  }
+  log::info("Resuming from " + path.string() + " at step " + std::to_string(state.step));
+}
+
+// ---- After training
+
+Json test_split(const Run& run, const Params& trainable, Trainer& trainer) {
+  if (!run.config.test) {
+    return Json::object();
+  }
+  if (!run.data.test) {
+    throw DataError(run.config.data + ": --test needs a test file, and there is none");
+  }
+  EvalBatches batches(run.data.test, trainer.options().loader, run.config.test_batches);
+  const Stopwatch watch;
+  batches.draw();
+  const auto measured = evaluate_split(run, trainable, batches);
+  trainer.emit("eval", {{"split", "test"},
+                        {"loss", measured.loss},
+                        {"perplexity", measured.perplexity()},
+                        {"tokens", measured.tokens},
+                        {"seconds", watch.seconds()},
+                        {"best", false}});
+  return {{"test_loss", measured.loss}, {"test_perplexity", measured.perplexity()}};
+}
+
+// The base model's answer beside the fine-tuned one's.
+void answer_prompts(const Run& run, const Params& trainable, Trainer& trainer) {
+  GenerationOptions options;
+  options.max_tokens = run.config.generate_tokens;
+  const Params none;
+  for (const auto& prompt : run.config.generate) {
+    PromptOptions prompting;
+    prompting.system = run.config.system_prompt;
+    const auto tokens = encode_prompt(*run.tokenizer, prompt, prompting);
+    const auto answer = [&](const Params& weights) {
+      Generator generator(ModelView(run.model.spec, run.model.params, weights, run.lora), run.tokenizer);
+      return generator.generate(tokens, options).text;
+    };
+    const auto base = answer(none);
+    trainer.emit("sample", {{"prompt", prompt}, {"base", base}, {"tuned", answer(trainable)}});
+  }
+}
+
+// Full fine-tuning leaves a model folder that loads anywhere.
+void save_full_model(const Run& run, const Params& trainable, const fs::path& folder) {
+  Params params = run.model.params;
+  for (const auto& [name, array] : trainable) {
+    params.insert_or_assign(name, array);
+  }
+  save_model(folder / "model", run.model, params, stored_dtype(run.model.config));
+}
+
+// ---- The run
+
+class RunInProgress {
+ public:
+  RunInProgress(Run run, const RunHooks& hooks)
+      : run_(std::move(run)),
+        hooks_(hooks),
+        folder_(run_path(run_.config)),
+        step_(run_.model, step_options(run_.config, run_)) {
+  }
+
+  RunResult execute() {
+    auto state = step_.initial_state(std::move(run_.trainable), run_.config.seed);
+    auto options = trainer_options(run_.config, run_);
+    if (!run_.config.resume.empty()) {
+      restore(run_, state);
+      if (options.loader.mlx_lm_random && !state.mlx_lm_random.is_null()) {
+        *options.loader.mlx_lm_random = MlxLmRandom::from_json(state.mlx_lm_random);
+      }
+    }
+    Trainer trainer(step_, std::move(state), run_.data.train, std::move(options));
+    // From here on the run exists: what fails now is recorded in its folder.
+    folder_.create();
+    try {
+      folder_.rewind_events(trainer.state().step);
+      start(trainer);
+      trainer.run();
+      return finish(trainer);
+    } catch (const std::exception& error) {
+      record_failure(trainer, error.what());
+      folder_.discard_if_empty();
+      throw;
+    }
+  }
+
+ private:
+  void start(Trainer& trainer) {
+    trainer.add_sink(&folder_);
+    for (auto* sink : hooks_.sinks) {
+      trainer.add_sink(sink);
+    }
+    add_callbacks(trainer);
+    manifest_ = {{"temper_version", version()},    {"mlx_version", mx::version()},
+                 {"device", device_name()},        {"dtype", dtype_name(run_.model.dtype)},
+                 {"seed", run_.config.seed},       {"started", wall_time()},
+                 {"dataset", run_.data.to_json()}, {"config", to_json(run_.config)}};
+    write_manifest();
+    trainer.emit("run_started", {{"config", to_json(run_.config)},
+                                 {"model", run_.config.model},
+                                 {"trainable_parameters", num_elements(trainer.state().trainable)},
+                                 {"total_parameters", num_elements(run_.model.params)},
+                                 {"train_examples", size_of(run_.data.train)},
+                                 {"valid_examples", size_of(run_.data.valid)},
+                                 {"test_examples", size_of(run_.data.test)},
+                                 {"iters", trainer.options().total_steps},
+                                 {"batches_per_epoch", trainer.batches_per_epoch()},
+                                 {"run_dir", folder_.path().string()},
+                                 {"device", device_name()},
+                                 {"dtype", dtype_name(run_.model.dtype)}});
+  }
+
+  void add_callbacks(Trainer& trainer) {
+    const auto& config = run_.config;
+    trainer.add_callback(std::make_shared<ReportCallback>(config.steps_per_report));
+    SavingOptions saving;
+    saving.save_every = config.save_every;
+    saving.keep_checkpoints = config.keep_checkpoints;
+    saving.details = {{"config", to_json(config)}, {"dataset_fingerprint", run_.data.fingerprint}};
+    saving.save_adapter_config = [this](const fs::path& folder) {
+      save_adapter_config(folder, run_.config.fine_tune_type, run_.config.num_layers, run_.lora, run_.lora_keys,
+                          to_json(run_.config));
+    };
+    trainer.add_callback(std::make_shared<SavingCallback>(folder_, std::move(saving)));
+    if (run_.data.valid && config.val_batches != 0) {
+      auto batches =
+          std::make_unique<EvalBatches>(run_.data.valid, trainer.options().loader, config.val_batches);
+      trainer.add_callback(std::make_shared<ValidationCallback>(
+          std::move(batches), config.steps_per_eval, [this](Trainer& now, EvalBatches& fixed) {
+            return evaluate_split(run_, now.state().trainable, fixed);
+          }));
+    }
+    if (hooks_.interrupt != nullptr) {
+      trainer.add_callback(std::make_shared<InterruptCallback>(*hooks_.interrupt));
+    }
+    for (const auto& callback : hooks_.callbacks) {
+      trainer.add_callback(callback);
+    }
+  }
+
+  RunResult finish(Trainer& trainer) {
+    const auto& state = trainer.state();
+    const bool completed = trainer.stop_reason().empty();
+    Json summary{{"reason", completed ? "completed" : trainer.stop_reason()},
+                 {"seconds", watch_.seconds()},
+                 {"best_val_loss", std::isfinite(state.best_loss) ? Json(state.best_loss) : Json(nullptr)},
+                 {"adapter_path", folder_.path().string()}};
+    if (is_full(run_.config)) {
+      save_full_model(run_, state.trainable, folder_.path());
+    }
+    if (completed) {
+      summary.update(test_split(run_, state.trainable, trainer));
+      answer_prompts(run_, state.trainable, trainer);
+    }
+    manifest_["result"] = summary;
+    write_manifest();
+    trainer.emit("finished", summary);
+    return {summary["reason"], folder_.path().string(), state.step, summary};
+  }
+
+  void record_failure(Trainer& trainer, const std::string& what) noexcept {
+    try {
+      trainer.emit("failed", {{"error", what}});
+      manifest_["result"] = {{"reason", "failed"}, {"error", what}};
+      write_manifest();
+    } catch (const std::exception&) {
+      // The failure may be that nothing can be written; the caller reports `what` either way.
+    }
+  }
+
+  void write_manifest() {
+    write_json(folder_.path() / "run.json", manifest_);
+  }
+
+  Run run_;
+  const RunHooks& hooks_;
+  RunFolder folder_;
+  TrainStep step_;
+  Stopwatch watch_;
+  Json manifest_;
+};
+
+} // namespace
+
+RunResult run_training(const RunConfig& config, const RunHooks& hooks) {
+  prepare_device(config.clear_cache_threshold);
+  return RunInProgress(prepare(config), hooks).execute();
+}
+
+RunConfig resumed_config(const std::string& path) {
+  const fs::path given = path;
+  const bool is_checkpoint = fs::exists(given / "state.json");
+  const auto folder =
+      is_checkpoint ? fs::absolute(given).lexically_normal().parent_path().parent_path() : given;
+  const auto manifest = folder / "run.json";
+  if (!fs::exists(manifest)) {
+    throw CheckpointError(given.string() + ": neither a run folder nor one of its checkpoints (no run.json)");
+  }
+  const auto json = read_json(manifest);
+  auto config = run_config_from_json(json.at("config"));
+  config.run_dir = folder.string();
+  config.resume = path;
+  return config;
+}
+
+} // namespace temper
