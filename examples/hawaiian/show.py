@@ -20,8 +20,8 @@ def curve(events):
     for step, loss in sorted(points + [(s, None) for s in validated if s not in dict(points)]):
         bar = "" if loss is None else "█" * max(1, round(BAR * loss / highest))
         number = "" if loss is None else f"{loss:.3f}"
-        print(f"  {step:5d} {number:>7} {bar:{BAR}} {validated[step]:.3f}" if step in validated
-              else f"  {step:5d} {number:>7} {bar}")
+        valid = f"{validated[step]:.3f}" if step in validated else ""
+        print(f"  {step:5d} {number:>7} {bar:{BAR}} {valid}".rstrip())
 
 
 def scores(before, after):
