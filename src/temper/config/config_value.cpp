@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <map>
+#include <utility>
 
 #include <yaml-cpp/yaml.h>
 
@@ -46,7 +47,7 @@ void read_members(ConfigValue& value, const YAML::Node& node, const std::string&
     if (child.where == origin) {
       child.where = where; // an empty value has no place of its own
     }
-    value.members.emplace_back(key, std::move(child));
+    value.members.push_back({key, std::move(child)});
   }
 }
 
@@ -145,7 +146,7 @@ ConfigValue from_json(const Json& json) {
   if (json.is_object()) {
     value.kind = ConfigValue::Kind::map;
     for (const auto& [key, member] : json.items()) {
-      value.members.emplace_back(key, from_json(member));
+      value.members.push_back({key, from_json(member)});
     }
   } else if (json.is_array()) {
     value.kind = ConfigValue::Kind::list;

@@ -4,7 +4,6 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "temper/base/json.h"
@@ -21,11 +20,12 @@ struct ConfigValue {
   };
 
   Kind kind = Kind::null;
-  std::string text;                                         // Kind::text
-  Json scalar = nullptr;                                    // Kind::typed
-  std::vector<ConfigValue> items;                           // Kind::list
-  std::vector<std::pair<std::string, ConfigValue>> members; // Kind::map, in the order written
-  std::string where; // "run.yaml:12", "--iters", "TEMPER_ITERS"; empty for JSON
+  std::string text;               // Kind::text
+  Json scalar = nullptr;          // Kind::typed
+  std::vector<ConfigValue> items; // Kind::list
+  struct Member;
+  std::vector<Member> members; // Kind::map, in the order written
+  std::string where;           // "run.yaml:12", "--iters", "TEMPER_ITERS"; empty for JSON
 
   static ConfigValue of_text(std::string text, std::string where);
 
@@ -35,6 +35,11 @@ struct ConfigValue {
 
   // What was written, for messages: 'many', [1, 2], {...}.
   std::string shown() const;
+};
+
+struct ConfigValue::Member {
+  std::string key;
+  ConfigValue value;
 };
 
 // Parses `source`; `origin` names it in positions. Anchors and aliases work, merge keys don't.

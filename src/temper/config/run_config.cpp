@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -92,8 +93,11 @@ std::string compat_of(const std::vector<Setting>& settings) {
   return strongest->field->value().get<std::string>();
 }
 
-// Defaults that depend on other values.
-void resolve_defaults(RunConfig& config, const StrongestSettings& set) {
+// Defaults that depend on other values. A run that goes on has had them.
+void resolve_defaults(RunConfig& config, const StrongestSettings& set, bool goes_on) {
+  if (goes_on) {
+    return;
+  }
   if (config.optimizer == "sgd" && !set.contains("optimizer_config.weight_decay")) {
     config.optimizer_config.weight_decay = 0;
   }
@@ -107,7 +111,8 @@ void resolve_defaults(RunConfig& config, const StrongestSettings& set) {
   }
 }
 
-RunConfig resolve(RunConfig& config, const FieldList& list, const std::vector<Setting>& settings) {
+RunConfig resolve(RunConfig& config, const FieldList& list, const std::vector<Setting>& settings,
+                  bool goes_on = false) {
   RunConfig fresh;
   const FieldList defaults = run_config_fields(fresh);
   if (compat_of(settings) == "mlx-lm") {
@@ -118,7 +123,7 @@ RunConfig resolve(RunConfig& config, const FieldList& list, const std::vector<Se
     }
   }
   const StrongestSettings set = apply(list, defaults, settings);
-  resolve_defaults(config, set);
+  resolve_defaults(config, set, goes_on);
   if (set.contains("report_to")) {
     resolve_report_to(config, set.at("report_to")->name);
   }
@@ -137,7 +142,7 @@ int RunConfig::num_warmup_steps() const {
 }
 
 RunConfig load_run_config(const ConfigSources& sources) {
-  RunConfig config;
+  RunConfig config = sources.base.value_or(RunConfig{});
   FieldList list = run_config_fields(config);
   std::string path = sources.yaml_path;
   list.add("config", &path, "a YAML file of these keys").letter('c');
@@ -153,11 +158,11 @@ RunConfig load_run_config(const ConfigSources& sources) {
     }
   }
   if (!path.empty()) {
-    const std::string file = path;
+    const std::string file = std::exchange(path, {}); // a `config` key inside means nothing
     const std::vector<Setting> read = read_tree(list, parse_yaml(read_file(file), file), file);
     settings.insert(settings.begin(), read.begin(), read.end());
   }
-  return resolve(config, list, settings);
+  return resolve(config, list, settings, sources.base.has_value());
 }
 
 void validate(const RunConfig& config) {

@@ -189,23 +189,22 @@ void restore(const Run& run, TrainState& state) {
 
 // ---- After training
 
-Json test_split(const Run& run, const Params& trainable, Trainer& trainer) {
-  if (!run.config.test) {
-    return Json::object();
-  }
+// Throws DataError if the data has no test split.
+Json test_split(const Run& run, const Params& trainable, const LoaderOptions& loader,
+                const std::function<void(std::string, Json)>& emit) {
   if (!run.data.test) {
     throw DataError(run.config.data + ": --test needs a test file, and there is none");
   }
-  EvalBatches batches(run.data.test, trainer.options().loader, run.config.test_batches);
+  EvalBatches batches(run.data.test, loader, run.config.test_batches);
   const Stopwatch watch;
   batches.draw();
   const auto measured = evaluate_split(run, trainable, batches);
-  trainer.emit("eval", {{"split", "test"},
-                        {"loss", measured.loss},
-                        {"perplexity", measured.perplexity()},
-                        {"tokens", measured.tokens},
-                        {"seconds", watch.seconds()},
-                        {"best", false}});
+  emit("eval", {{"split", "test"},
+                {"loss", measured.loss},
+                {"perplexity", measured.perplexity()},
+                {"tokens", measured.tokens},
+                {"seconds", watch.seconds()},
+                {"best", false}});
   return {{"test_loss", measured.loss}, {"test_perplexity", measured.perplexity()}};
 }
 
@@ -336,7 +335,11 @@ class RunInProgress {
       save_full_model(run_, state.trainable, folder_.path());
     }
     if (completed) {
-      summary.update(test_split(run_, state.trainable, trainer));
+      if (run_.config.test) {
+        summary.update(
+            test_split(run_, state.trainable, trainer.options().loader,
+                       [&](std::string type, Json data) { trainer.emit(std::move(type), std::move(data)); }));
+      }
       answer_prompts(run_, state.trainable, trainer);
     }
     manifest_["result"] = summary;
@@ -367,10 +370,33 @@ class RunInProgress {
   Json manifest_;
 };
 
+// `train: false, test: true`: the test split's loss with the adapters of adapter_path, if it names any. Writes
+// nothing.
+RunResult test_only(const RunConfig& config, const RunHooks& hooks) {
+  Run run = prepare(config);
+  if (!config.adapter_path.empty()) {
+    auto adapter = load_adapter(config.adapter_path, run.model.spec);
+    run.lora = adapter.lora;
+    run.trainable = std::move(adapter.params);
+  }
+  const auto emit = [&](std::string type, Json data) {
+    for (auto* sink : hooks.sinks) {
+      sink->on_event({type, wall_time(), 0, data});
+    }
+  };
+  Json summary{{"reason", "completed"}};
+  summary.update(test_split(run, run.trainable, loader_options(config), emit));
+  emit("finished", summary);
+  return {"completed", "", 0, summary};
+}
+
 } // namespace
 
 RunResult run_training(const RunConfig& config, const RunHooks& hooks) {
   prepare_device(config.clear_cache_threshold);
+  if (!config.train) {
+    return test_only(config, hooks);
+  }
   return RunInProgress(prepare(config), hooks).execute();
 }
 
