@@ -40,7 +40,7 @@ fn describe(error: Error) -> Failure {
         },
     );
     if let Some(line) = error.line() {
-        words += &format!(" (template line {line})");
+        words += &format!(" (chat template, line {line})");
     }
     words.into()
 }

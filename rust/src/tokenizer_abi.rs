@@ -1,5 +1,6 @@
 //! The tokenizer's part of `temper_bridge.h`.
 
+use std::collections::HashMap;
 use std::os::raw::{c_char, c_int};
 
 use tokenizers::Tokenizer;
@@ -11,6 +12,8 @@ use crate::sentencepiece;
 pub struct TemperTokenizer {
     tokenizer: Tokenizer,
     vocab_size: usize,
+    /// Whether each added token is special, by id.
+    added: HashMap<u32, bool>,
 }
 
 impl TemperTokenizer {
@@ -18,14 +21,17 @@ impl TemperTokenizer {
         let mut this = Box::new(TemperTokenizer {
             tokenizer,
             vocab_size: 0,
+            added: HashMap::new(),
         });
-        this.count();
+        this.refresh();
         this
     }
 
-    fn count(&mut self) {
+    fn refresh(&mut self) {
         let largest = self.tokenizer.get_vocab(true).into_values().max();
         self.vocab_size = largest.map_or(0, |id| id as usize + 1);
+        let added = self.tokenizer.get_added_tokens_decoder();
+        self.added = added.into_iter().map(|(id, token)| (id, token.special)).collect();
     }
 }
 
@@ -117,7 +123,7 @@ pub unsafe extern "C" fn temper_tokenizer_add_tokens(
     guard(error, || {
         let this = &mut *tokenizer;
         added::add_tokens(&mut this.tokenizer, borrow_str(json, size)?)?;
-        this.count();
+        this.refresh();
         Ok(())
     })
 }
@@ -232,10 +238,10 @@ pub unsafe extern "C" fn temper_tokenizer_id_to_token(
 /// See `temper_bridge.h`.
 #[no_mangle]
 pub unsafe extern "C" fn temper_tokenizer_added_kind(tokenizer: *const TemperTokenizer, id: u32) -> c_int {
-    guard_or(0, || {
-        let added = (*tokenizer).tokenizer.get_added_tokens_decoder();
-        added.get(&id).map_or(0, |token| if token.special { 2 } else { 1 })
-    })
+    (*tokenizer)
+        .added
+        .get(&id)
+        .map_or(0, |&special| 1 + c_int::from(special))
 }
 
 /// # Safety

@@ -96,6 +96,10 @@ TEST_CASE("rule 4: every assistant turn's span, for each family's shape of templ
         assistants += message["role"] == "assistant" ? 1 : 0;
       }
       CHECK(spans.assistant_spans.size() == assistants);
+      REQUIRE(spans.span_messages.size() == assistants);
+      for (const auto message : spans.span_messages) {
+        CHECK(chat["messages"][message]["role"] == "assistant");
+      }
       const auto expected = kTurns.find(name);
       if (expected != kTurns.end() && expected->second.contains(chat_name)) {
         CHECK(turns_of(spans) == expected->second.at(chat_name));

@@ -75,6 +75,22 @@ TEST_CASE("generation tags: whitespace control, a string that looks like a tag, 
   CHECK(chat.assistant_spans == std::vector<TextSpan>{{0, chat.text.size() - 1}});
 }
 
+TEST_CASE("each span knows its message, also where a template marks a turn twice or not at all") {
+  const ChatTemplate chat_template(
+      "{% for m in messages %}{% if m.role == 'assistant' %}{% for word in m.content.split() %}"
+      "{% generation %}{{ word }}{% endgeneration %}{% endfor %}{% endif %}|{% endfor %}",
+      Json::object());
+  Json chat = kQuestion;
+  for (const char* words : {"one two", "", "three"}) {
+    chat.push_back({{"role", "assistant"}, {"content", words}});
+  }
+  chat.push_back({{"role", "assistant"}, {"content", "four five"}});
+  const auto rendered = chat_template.render_with_spans(chat);
+  CHECK(rendered.text == "|onetwo||three|fourfive|");
+  CHECK(rendered.assistant_spans.size() == 5);
+  CHECK(rendered.span_messages == std::vector<std::size_t>{1, 1, 3, 4, 4});
+}
+
 TEST_CASE("messages come to the template as transformers hands them over") {
   const ChatTemplate shows("{% for m in messages %}{{ m | tojson }}{% endfor %}", Json::object());
   CHECK(shows.render(Json::parse(R"([{"role": "user", "content": null, "x": 1}])")) ==
@@ -96,7 +112,7 @@ TEST_CASE("strftime_now formats the local date") {
 TEST_CASE("a template's complaint reaches the user in its own words") {
   const auto refusal = [](const std::string& source) { return error_of<DataError>([&] { render(source); }); };
   CHECK(refusal("\n{{ raise_exception('roles must alternate') }}") ==
-        "the chat template refuses the conversation: roles must alternate (template line 2)");
+        "roles must alternate (chat template, line 2)");
   CHECK(refusal("{{ messages[0].tool.name }}").find("undefined") != std::string::npos);
   CHECK(refusal("{{ nothing | tojson }}").find("undefined") != std::string::npos);
   CHECK(

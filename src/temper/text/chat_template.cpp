@@ -1,5 +1,6 @@
 #include "temper/text/chat_template.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "temper/base/error.h"
@@ -65,6 +66,16 @@ Rendering take(TemperRendering raw) {
   return out;
 }
 
+std::vector<std::size_t> assistant_messages(const Json& messages) {
+  std::vector<std::size_t> out;
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    if (messages[i].value("role", "") == "assistant") {
+      out.push_back(i);
+    }
+  }
+  return out;
+}
+
 } // namespace
 
 struct ChatTemplate::Impl {
@@ -90,9 +101,29 @@ struct ChatTemplate::Impl {
     TemperRendering raw{};
     TemperText error{};
     bridge::check<DataError>(
-        temper_template_render(compiled.get(), variables.data(), variables.size(), &raw, &error), error,
-        "the chat template refuses the conversation: ");
+        temper_template_render(compiled.get(), variables.data(), variables.size(), &raw, &error), error, "");
     return take(raw);
+  }
+
+  // The message that each of `num_spans` generated spans is of: one each, or else by how many spans the chat
+  // has when it ends with that message.
+  std::vector<std::size_t> span_messages(Json& base, const Json& messages, std::size_t num_spans) const {
+    const auto assistants = assistant_messages(messages);
+    if (assistants.size() == num_spans) {
+      return assistants;
+    }
+    std::vector<std::size_t> out;
+    Json head = Json::array();
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      head.push_back(messages[i]);
+      out.resize(std::max(out.size(), render(base, head, false).generated.size()), i);
+    }
+    if (out.size() != num_spans) {
+      throw DataError(
+          "can't tell which messages the chat template's {% generation %} blocks belong to; "
+          "put one around each assistant message");
+    }
+    return out;
   }
 };
 
@@ -118,11 +149,12 @@ RenderedChat ChatTemplate::render_with_spans(const Json& messages, const RenderO
   Json variables = impl_->context(options); // one clock for all renderings below
   Rendering whole = impl_->render(variables, chat, options.add_generation_prompt);
   if (temper_template_marks_generation(impl_->compiled.get()) != 0) {
-    return {std::move(whole.text), std::move(whole.generated)};
+    auto owners = impl_->span_messages(variables, chat, whole.generated.size());
+    return {std::move(whole.text), std::move(whole.generated), std::move(owners)};
   }
   const auto again = [&](const Json& part, bool prompt) { return impl_->render(variables, part, prompt).text; };
   auto spans = find_assistant_spans(chat, whole.text, options.add_generation_prompt, again);
-  return {std::move(whole.text), std::move(spans)};
+  return {std::move(whole.text), std::move(spans), assistant_messages(chat)};
 }
 
 const std::string& ChatTemplate::source() const {

@@ -27,8 +27,10 @@ struct RenderOptions {
 struct RenderedChat {
   std::string text;
   // In order: an assistant turn's content and what closes the turn (the end-of-turn token), without the
-  // header that a generation prompt would already hold and without space after the closing token.
+  // header that a generation prompt would already hold and without space after the closing token. A template
+  // with {% generation %} blocks may give a turn several spans, or none.
   std::vector<TextSpan> assistant_spans;
+  std::vector<std::size_t> span_messages; // the index of the message that each span is of
 };
 
 class ChatTemplate {
