@@ -26,8 +26,8 @@ Json resolved(const std::string& text) {
 TEST_CASE("YAML keeps each value's line") {
   const ConfigValue value = parse_yaml("iters: 10\nlora_parameters:\n  rank: 4\n  keys: [a, b]\n", "run.yaml");
   REQUIRE(value.members.size() == 2);
-  CHECK(value.members[0].second.where == "run.yaml:1");
-  CHECK(value.members[1].second.members[0].second.where == "run.yaml:3");
+  CHECK(value.members[0].value.where == "run.yaml:1");
+  CHECK(value.members[1].value.members[0].value.where == "run.yaml:3");
   CHECK(value.to_json() == Json::parse(R"({"iters": 10, "lora_parameters": {"rank": 4, "keys": ["a", "b"]}})"));
 }
 

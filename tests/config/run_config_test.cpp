@@ -529,6 +529,21 @@ TEST_CASE("the configuration file is named by flag, by variable or by the caller
   CHECK_THROWS_AS(load_flags({"-c", "/nowhere/at/all.yaml"}), IoError);
 }
 
+TEST_CASE("a run that goes on keeps its configuration but for what is said anew") {
+  ConfigSources sources;
+  sources.base = load_flags({"--compat", "mlx-lm", "--packing", "--optimizer", "sgd", "--weight-decay", "0.2",
+                             "--epochs", "2", "--seed", "3"});
+  sources.flags = {"--iters", "50", "--test"};
+  const RunConfig config = load_run_config(sources);
+  CHECK(config.packing);
+  CHECK(config.num_layers == 16);
+  CHECK(config.optimizer_config.weight_decay == 0.2);
+  CHECK(config.seed == 3);
+  CHECK(config.iters == 50);
+  CHECK_FALSE(config.epochs.has_value());
+  CHECK(config.train);
+}
+
 TEST_CASE("help and schema know every key") {
   RunConfig fresh;
   const FieldList list = run_config_fields(fresh);

@@ -228,7 +228,16 @@ Json run_config_schema() {
 
 std::string run_config_help() {
   RunConfig fresh;
-  return flags_help(run_config_fields(fresh));
+  FieldList list = run_config_fields(fresh);
+  // The verb's own, beside the run's.
+  std::string path;
+  bool print_config = false, json = false, help = false;
+  list.group("Command line");
+  list.add("config", &path, "a YAML file of these keys, mlx-lm's too").letter('c').metavar("FILE");
+  list.add("print_config", &print_config, "print the resolved configuration as YAML and do nothing");
+  list.add("json", &json, "print one JSON object on standard output, everything else on standard error");
+  list.add("help", &help, "show this").letter('h');
+  return flags_help(list);
 }
 
 std::string run_config_markdown() {

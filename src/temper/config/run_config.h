@@ -119,7 +119,7 @@ struct ConfigSources {
   std::string yaml_path;          // may be empty; --config among the flags wins over it
   std::vector<std::string> flags; // "--iters", "100", "--lora-parameters.rank=4", "--train" ...
   bool read_environment = true;
-  std::optional<RunConfig> base; // instead of the defaults: the configuration of a run to go on with
+  std::optional<RunConfig> base = {}; // instead of the defaults: the configuration of a run to go on with
 };
 
 // Resolves and validates. Of two keys that exclude each other (iters and epochs, alpha and scale, batch_size
