@@ -37,23 +37,22 @@ bool begins_with_bos(const Tokenizer& tokenizer, const std::string& text) {
 }
 
 // The assistant turns that are to be learned: from first_target on, not those of OpenAI's "weight": 0.
-std::vector<TextSpan> target_spans(const std::vector<TextSpan>& spans, const Json& messages,
-                                   std::size_t first_target, bool last_only) {
+std::vector<TextSpan> target_spans(const RenderedChat& chat, const Json& messages, std::size_t first_target,
+                                   bool last_only) {
   std::vector<TextSpan> targets;
-  std::size_t turn = 0;
-  for (std::size_t i = 0; i < messages.size() && turn < spans.size(); ++i) {
-    if (messages[i]["role"] != "assistant") {
+  std::size_t last = 0;
+  for (std::size_t i = 0; i < chat.assistant_spans.size(); ++i) {
+    const auto message = chat.span_messages[i];
+    const auto weight = messages[message].find("weight");
+    const bool ignored = weight != messages[message].end() && weight->is_number() && *weight == 0;
+    if (message < first_target || ignored) {
       continue;
     }
-    const auto weight = messages[i].find("weight");
-    const bool ignored = weight != messages[i].end() && weight->is_number() && *weight == 0;
-    if (i >= first_target && !ignored) {
-      targets.push_back(spans[turn]);
+    if (last_only && message != last) {
+      targets.clear();
     }
-    ++turn;
-  }
-  if (last_only && targets.size() > 1) {
-    targets.erase(targets.begin(), targets.end() - 1);
+    last = message;
+    targets.push_back(chat.assistant_spans[i]);
   }
   return targets;
 }
@@ -99,8 +98,7 @@ EncodedRow RowEncoder::encode_chat(const Json& messages, const Record& record) c
   EncodedRow row = from_encoding(std::move(encoding), std::move(chat.text));
   if (options_.mask_prompt) {
     row.example.supervised = supervised_mask(
-        row.offsets,
-        target_spans(chat.assistant_spans, messages, record.first_target, options_.last_turn_only));
+        row.offsets, target_spans(chat, messages, record.first_target, options_.last_turn_only));
   } else {
     std::ranges::fill(row.example.supervised, 1);
   }
