@@ -29,7 +29,7 @@ struct LoaderOptions {
   int prefetch = 4; // batches made ahead by a thread of the loader's own; 0 or compat: in next() itself
   // Compat only: the generator that mlx-lm's training and evaluation share. null: one of the loader's own,
   // from `seed`, which is mlx-lm without evaluations.
-  std::shared_ptr<MlxLmRandom> mlx_lm_random;
+  std::shared_ptr<MlxLmRandom> mlx_lm_random{};
 };
 
 // Where a loader stands: enough to go on with the very next batch. Part of the training state.

@@ -14,7 +14,7 @@ struct LossOptions {
   int chunk = 0; // rows of logits alive at once; 0: chosen from the vocabulary
   PackedAttention attention = default_packed_attention();
   // Asked after each batch, with the batches done and all of them; false ends early.
-  std::function<bool(std::size_t done, std::size_t total)> on_batch;
+  std::function<bool(std::size_t done, std::size_t total)> on_batch{};
 };
 
 struct DatasetLoss {

@@ -19,11 +19,11 @@ namespace temper {
 struct GenerationOptions {
   SamplerOptions sampling;
   int max_tokens = 256;
-  std::vector<std::string> stop;   // texts that end an answer, wherever the tokens' borders fall
-  bool stop_at_eos = true;         // the tokenizer's stop_ids()
-  int prefill_chunk = 512;         // prompt tokens a pass
-  int batch_size = 32;             // prompts at once (generate_batch)
-  std::function<bool()> cancelled; // asked between passes; true ends generation
+  std::vector<std::string> stop{};   // texts that end an answer, wherever the tokens' borders fall
+  bool stop_at_eos = true;           // the tokenizer's stop_ids()
+  int prefill_chunk = 512;           // prompt tokens a pass
+  int batch_size = 32;               // prompts at once (generate_batch)
+  std::function<bool()> cancelled{}; // asked between passes; true ends generation
 };
 
 struct GenerationResult {

@@ -11,7 +11,7 @@
 namespace temper {
 
 struct PromptOptions {
-  std::string system;              // a system message before the prompt; empty: none
+  std::string system{};            // a system message before the prompt; empty: none
   bool raw = false;                // the text as it stands, without the chat template
   Json variables = Json::object(); // more template variables, e.g. enable_thinking
 };
