@@ -36,6 +36,8 @@ foreach(source ${parity_tests})
   temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
 endforeach()
 
+temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
+
 if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
   temper_add_check(faults COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
 endif()
