@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "temper/base/clock.h"
+#include "temper/base/log.h"
 
 namespace temper::cli {
 namespace {
@@ -83,6 +84,13 @@ std::string join_within(const std::vector<std::string>& parts, std::size_t width
   return line;
 }
 
+// The terminal's present width; `otherwise` if the stream is none.
+int columns(std::FILE* stream, int otherwise) {
+  struct winsize size {};
+  const bool is_known = ::ioctl(::fileno(stream), TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return is_known ? size.ws_col : otherwise;
+}
+
 } // namespace
 
 TerminalOptions detect_terminal(std::FILE* stream) {
@@ -94,10 +102,7 @@ TerminalOptions detect_terminal(std::FILE* stream) {
   const bool wants_plain = no_color != nullptr && *no_color != '\0';
   options.interactive = ::isatty(fd) == 1 && !is_plain && !wants_plain;
   options.color = options.interactive;
-  struct winsize size {};
-  if (options.interactive && ::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-    options.width = size.ws_col;
-  }
+  options.width = columns(stream, options.width);
   return options;
 }
 
@@ -126,15 +131,26 @@ TerminalView::TerminalView(std::FILE* stream, TerminalOptions options, std::func
   if (!clock_) {
     clock_ = [watch = Stopwatch()] { return watch.seconds(); };
   }
+  takes_log_ = options_.interactive && !options_.quiet;
+  if (takes_log_) {
+    log::set_writer([this](std::string_view line) {
+      const std::lock_guard lock(mutex_);
+      print(std::string(line));
+    });
+  }
 }
 
 TerminalView::~TerminalView() {
+  if (takes_log_) {
+    log::set_writer(nullptr);
+  }
   if (is_drawn_) {
     std::fputs("\n", stream_);
   }
 }
 
 void TerminalView::on_event(const Event& event) {
+  const std::lock_guard lock(mutex_);
   step_ = std::max(step_, event.step);
   if (event.type == "run_started") {
     run_started(event.data);
@@ -159,6 +175,7 @@ void TerminalView::on_event(const Event& event) {
 }
 
 void TerminalView::on_progress(std::int64_t step) {
+  const std::lock_guard lock(mutex_);
   step_ = std::max(step_, step);
   if (first_step_ < 0) {
     first_step_ = step;
@@ -314,6 +331,7 @@ void TerminalView::draw(bool now) {
     return;
   }
   last_draw_ = time;
+  options_.width = columns(stream_, options_.width);
   // Each line is cleared as it is rewritten: no flicker.
   const std::string up = is_drawn_ ? "\x1b[1A\r" : "\r";
   std::fputs(fmt::format("{}\x1b[2K{}\n\x1b[2K{}", up, bar_line(), status_line()).c_str(), stream_);

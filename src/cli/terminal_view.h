@@ -1,11 +1,12 @@
 // A run's progress for people, made from its events (docs/formats/events.md): on a terminal two lines
 // redrawn in place above which evaluations, checkpoints and warnings scroll by; elsewhere one plain line a
-// report.
+// report. While it redraws, log lines (base/log.h) appear through it.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <mutex>
 #include <string>
 
 #include "temper/base/event.h"
@@ -34,6 +35,8 @@ class TerminalView : public EventSink {
   TerminalView(std::FILE* stream, TerminalOptions options, std::function<double()> clock = nullptr);
   // Leaves the cursor on a line of its own.
   ~TerminalView() override;
+  TerminalView(const TerminalView&) = delete;
+  TerminalView& operator=(const TerminalView&) = delete;
 
   void on_event(const Event& event) override;
   void on_progress(std::int64_t step) override;
@@ -54,9 +57,11 @@ class TerminalView : public EventSink {
   void erase();
   std::string paint(const char* code, const std::string& text) const;
 
+  std::mutex mutex_; // loaders log from threads of their own
   std::FILE* stream_;
   TerminalOptions options_;
   std::function<double()> clock_;
+  bool takes_log_ = false;
   std::int64_t iters_ = 0;
   std::int64_t step_ = 0;
   std::int64_t first_step_ = -1; // where this process began, resumed or not

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "temper/base/log.h"
+
 using namespace temper;
 using namespace temper::cli;
 
@@ -179,6 +181,16 @@ TEST_CASE("on a terminal lines scroll by above the bar, which ends with the run"
   screen.send("finished", 100, {{"reason", "completed"}, {"seconds", 1.0}});
   const std::string ended = screen.take();
   CHECK(ended.substr(ended.size() - 34) == "completed after 100 steps in 0:01\n");
+}
+
+TEST_CASE("log lines appear above the bar, and go to standard error again afterwards") {
+  TerminalOptions options;
+  options.interactive = true;
+  Screen screen(options);
+  screen.send("run_started", 0, kStarted);
+  screen.take();
+  log::warn("from a loader");
+  CHECK(screen.take().find("\r\x1b[2K\x1b[1A\x1b[2Kwarning: from a loader\n") == 0);
 }
 
 TEST_CASE("no line of the bar is wider than the terminal") {

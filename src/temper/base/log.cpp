@@ -2,20 +2,30 @@
 
 #include <atomic>
 #include <cstdio>
+#include <mutex>
 #include <string>
+#include <utility>
 
 namespace temper::log {
 namespace {
 
 std::atomic<Level> shown{Level::info};
+std::mutex writing;
+std::function<void(std::string_view)> replaced;
 
 void write(Level level, const char* prefix, std::string_view message) {
   if (level < shown.load(std::memory_order_relaxed)) {
     return;
   }
-  // One write a line, so that lines of several threads never interleave.
   std::string line(prefix);
-  line.append(message).push_back('\n');
+  line.append(message);
+  const std::lock_guard lock(writing);
+  if (replaced) {
+    replaced(line);
+    return;
+  }
+  // One write a line, so that lines of several processes never interleave.
+  line.push_back('\n');
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
@@ -23,6 +33,11 @@ void write(Level level, const char* prefix, std::string_view message) {
 
 void set_level(Level level) {
   shown.store(level, std::memory_order_relaxed);
+}
+
+void set_writer(std::function<void(std::string_view)> writer) {
+  const std::lock_guard lock(writing);
+  replaced = std::move(writer);
 }
 
 void debug(std::string_view message) {

@@ -1,6 +1,7 @@
 // Messages for people, on standard error; standard output belongs to results.
 #pragma once
 
+#include <functional>
 #include <string_view>
 
 namespace temper::log {
@@ -9,6 +10,10 @@ enum class Level { debug, info, warn, error };
 
 // Shows messages of `level` and above; info at start.
 void set_level(Level level);
+
+// From now on whole lines (without their newline) go to `writer`, one at a time; null: to standard error again.
+// For whoever redraws the terminal and must know what else appears on it. `writer` must not log.
+void set_writer(std::function<void(std::string_view line)> writer);
 
 // "warning: " and "error: " prefix their lines; debug and info stand alone.
 void debug(std::string_view message);
