@@ -95,6 +95,22 @@ int flush_output(int code) {
 
 } // namespace
 
+int run_subverb(const std::string& group, const std::string& summary, const Arguments& arguments,
+                const std::vector<Verb>& verbs) {
+  const bool asks_help = !arguments.empty() && (arguments[0] == "--help" || arguments[0] == "-h");
+  if (arguments.empty() || asks_help) {
+    std::string text = fmt::format("usage: temper {} VERB [flags]\n\n{}\n\n", group, summary);
+    for (const Verb& verb : verbs) {
+      text += fmt::format("  {:10}{}\n", verb.name, verb.summary);
+    }
+    text += fmt::format("\nExample:\n  temper {} {} --help\n", group, verbs.front().name);
+    std::fputs(text.c_str(), asks_help ? stdout : stderr);
+    return asks_help ? 0 : static_cast<int>(ExitCode::config);
+  }
+  const Verb& verb = find_verb(arguments[0], verbs);
+  return verb.run(Arguments(arguments.begin() + 1, arguments.end()));
+}
+
 int run_program(const Arguments& arguments, const std::vector<Verb>& verbs) {
   try {
     return flush_output(dispatch(arguments, verbs));

@@ -41,4 +41,8 @@ const std::vector<Verb>& verbs();
 // standard error. `arguments` excludes the program's name.
 int run_program(const Arguments& arguments, const std::vector<Verb>& verbs);
 
+// Runs the verb of `group` ("data check") that `arguments` begin with; without one, or with --help, lists them.
+int run_subverb(const std::string& group, const std::string& summary, const Arguments& arguments,
+                const std::vector<Verb>& verbs);
+
 } // namespace temper::cli

@@ -38,19 +38,20 @@ void ReportCallback::after_step(Trainer& trainer, const StepResult& result) {
 void ReportCallback::report(Trainer& trainer, const StepResult& last) {
   const double seconds = watch_.seconds() - paused_seconds_;
   const auto memory = memory_use();
-  trainer.emit("step", {{"step", last.step},
-                        {"loss", weight_ > 0 ? Json(weighted_loss_ / weight_) : Json(nullptr)},
-                        {"learning_rate", last.learning_rate},
-                        {"grad_norm", last.grad_norm},
-                        {"tokens", supervised_tokens_},
-                        {"tokens_per_second", static_cast<double>(num_tokens_) / seconds},
-                        {"padded_tokens_per_second", static_cast<double>(num_padded_tokens_) / seconds},
-                        {"iterations_per_second", num_steps_ / seconds},
-                        {"epoch", trainer.epoch()},
-                        {"memory_gb", memory.active_gb},
-                        {"peak_memory_gb", memory.peak_gb},
-                        {"total_memory_gb", memory.total_gb},
-                        {"skipped", num_skipped_}});
+  trainer.emit("step",
+               {{"loss", weight_ > 0 ? Json(weighted_loss_ / weight_) : Json(nullptr)},
+                {"learning_rate", last.learning_rate},
+                {"grad_norm", last.grad_norm},
+                {"tokens", supervised_tokens_},
+                {"tokens_per_second", static_cast<double>(num_tokens_) / seconds},
+                {"padded_tokens_per_second", static_cast<double>(num_padded_tokens_) / seconds},
+                {"iterations_per_second", num_steps_ / seconds},
+                {"epoch", trainer.epoch()},
+                {"memory_gb", memory.active_gb},
+                {"peak_memory_gb", memory.peak_gb},
+                {"total_memory_gb", memory.total_gb},
+                {"skipped", num_skipped_}},
+               last.step);
   const auto supervised = supervised_tokens_;
   *this = ReportCallback(steps_per_report_);
   supervised_tokens_ = supervised;

@@ -189,8 +189,8 @@ void Trainer::stop(std::string reason) {
   }
 }
 
-void Trainer::emit(std::string type, Json data) {
-  const Event event{std::move(type), wall_time(), state_.step, std::move(data)};
+void Trainer::emit(std::string type, Json data, std::int64_t step) {
+  const Event event{std::move(type), wall_time(), step < 0 ? state_.step : step, std::move(data)};
   for (auto* sink : sinks_) {
     sink->on_event(event);
   }

@@ -41,8 +41,8 @@ class Trainer {
   void settle();
   // Ends the run after the present step; the first reason stays.
   void stop(std::string reason);
-  // To every sink, stamped with the time and the steps done.
-  void emit(std::string type, Json data);
+  // To every sink, stamped with the time and the steps done (or `step`, where a report is of an earlier one).
+  void emit(std::string type, Json data, std::int64_t step = -1);
 
   // For callbacks that evaluate or save: tell the others.
   void notify_before_eval(const std::string& split);
