@@ -5,6 +5,10 @@ namespace temper::cli {
 const std::vector<Verb>& verbs() {
   static const std::vector<Verb> kVerbs = {
       {"train", "fine-tune a model on a data set", run_train},
+      {"eval", "loss and perplexity on a data set, and scores of answers", run_eval},
+      {"generate", "answer one prompt", run_generate},
+      {"chat", "talk with a model in the terminal", run_chat},
+      {"bench", "time the parts of a run on random weights", run_bench},
   };
   return kVerbs;
 }

@@ -5,6 +5,10 @@
 
 namespace temper::cli {
 
+int run_bench(const Arguments& arguments);
+int run_chat(const Arguments& arguments);
+int run_eval(const Arguments& arguments);
+int run_generate(const Arguments& arguments);
 int run_train(const Arguments& arguments);
 
 } // namespace temper::cli

@@ -17,14 +17,13 @@ std::vector<std::int32_t> encode_plain(const Tokenizer& tokenizer, const std::st
 }
 
 std::vector<std::int32_t> encode_messages(const Tokenizer& tokenizer, const Json& messages,
-                                          const Json& variables) {
-  const auto* chat_template = tokenizer.chat_template();
+                                          RenderOptions options) {
+  const auto* chat_template = options.tools.is_null() ? nullptr : tokenizer.chat_template("tool_use");
+  chat_template = chat_template != nullptr ? chat_template : tokenizer.chat_template();
   if (chat_template == nullptr) {
     throw ModelError("the model has no chat template (chat_template.jinja or tokenizer_config.json)");
   }
-  RenderOptions options;
   options.add_generation_prompt = true;
-  options.variables = variables;
   return encode_rendered(tokenizer, chat_template->render(messages, options));
 }
 
@@ -41,7 +40,9 @@ std::vector<std::int32_t> encode_prompt(const Tokenizer& tokenizer, const std::s
     messages.push_back({{"role", "system"}, {"content", options.system}});
   }
   messages.push_back({{"role", "user"}, {"content", prompt}});
-  return encode_messages(tokenizer, messages, options.variables);
+  RenderOptions render;
+  render.variables = options.variables;
+  return encode_messages(tokenizer, messages, render);
 }
 
 } // namespace temper

@@ -22,9 +22,10 @@ struct PromptOptions {
 std::vector<std::int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt,
                                         const PromptOptions& options = {});
 
-// A chat so far, ready for the assistant's turn. Throws ModelError if the model has no chat template.
+// A chat so far, ready for the assistant's turn; with tools by the template "tool_use" if there is one.
+// Throws ModelError if the model has no chat template, DataError with its words if it refuses.
 std::vector<std::int32_t> encode_messages(const Tokenizer& tokenizer, const Json& messages,
-                                          const Json& variables = Json::object());
+                                          RenderOptions options = {});
 
 // Plain text to be continued: the tokenizer's BOS unless the text has it, and no EOS at its end.
 std::vector<std::int32_t> encode_plain(const Tokenizer& tokenizer, const std::string& text);
