@@ -35,7 +35,7 @@ class Screen {
   std::string take() {
     std::fflush(stream_);
     const std::string all(bytes_, size_);
-    const std::string fresh = all.substr(taken_);
+    std::string fresh = all.substr(taken_);
     taken_ = all.size();
     return fresh;
   }

@@ -31,21 +31,21 @@ bool is_none(const ConfigValue& value) {
 
 template <class T>
 T read_integer(const ConfigValue& value, const std::string& name, bool in_bytes) {
+  const char* expected = in_bytes ? "a size such as 500M or 2GB" : "a whole number";
   Json number = value.scalar;
   std::uint64_t bytes = 0;
-  if (value.kind == Kind::text && in_bytes && parse_bytes(value.text, bytes)) {
+  const bool is_text = value.kind == Kind::text || number.is_string();
+  const std::string text = value.kind == Kind::text ? value.text : is_text ? number.get<std::string>() : "";
+  if (in_bytes && is_text && parse_bytes(text, bytes)) {
     number = bytes;
-  } else if (value.kind == Kind::typed && in_bytes && number.is_string() &&
-             parse_bytes(number.get_ref<const std::string&>(), bytes)) {
-    number = bytes;
-  } else if (value.kind == Kind::text && !parse_integer(value.text, number)) {
-    wrong_type(name, in_bytes ? "a size such as 500M or 2GB" : "a whole number", value);
+  } else if (value.kind == Kind::text && !parse_integer(text, number)) {
+    wrong_type(name, expected, value);
   }
   if (number.is_number_float() && number.get<double>() == static_cast<double>(number.get<std::int64_t>())) {
     number = number.get<std::int64_t>();
   }
   if (!number.is_number_integer()) {
-    wrong_type(name, in_bytes ? "a size such as 500M or 2GB" : "a whole number", value);
+    wrong_type(name, expected, value);
   }
   if (!number.is_number_unsigned() && std::is_unsigned_v<T> && number.get<std::int64_t>() < 0) {
     fail(name, fmt::format(" must be at least 0, got {}", number.get<std::int64_t>()));

@@ -27,6 +27,7 @@ bool FieldList::is_prefix(const std::string& key) const {
 
 std::vector<std::string> FieldList::keys() const {
   std::vector<std::string> names;
+  names.reserve(fields_.size());
   for (const Field& field : fields_) {
     names.push_back(field.key);
   }

@@ -333,6 +333,7 @@ bool is_displaced(const FieldList& list, const FieldList& defaults, const Field&
 StrongestSettings apply(const FieldList& list, const FieldList& defaults,
                         const std::vector<Setting>& settings) {
   std::vector<const Setting*> ordered;
+  ordered.reserve(settings.size());
   for (const Setting& setting : settings) {
     ordered.push_back(&setting);
   }
