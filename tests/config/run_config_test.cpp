@@ -328,6 +328,15 @@ TEST_CASE("a value of the wrong type or out of range names its place") {
           run_config_from_json(Json{{"iters", "10"}});
         }) == "iters: expected a whole number, got \"10\"");
   CHECK(run_config_from_json(Json{{"iters", 10.0}}).iters == 10);
+  CHECK(error_of([] {
+          run_config_from_json(Json{{"iters", 1e300}});
+        }).find("expected a whole number") != std::string::npos);
+  CHECK(error_of([] {
+          run_config_from_json(Json{{"iters", 1e12}});
+        }).find("out of range") != std::string::npos);
+  CHECK(error_of([] {
+          run_config_from_json(Json{{"iters", std::int64_t{1} << 40}});
+        }).find("out of range") != std::string::npos);
 }
 
 TEST_CASE("what a later version brings is refused by name") {

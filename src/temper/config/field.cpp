@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <limits>
+#include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -41,8 +42,10 @@ T read_integer(const ConfigValue& value, const std::string& name, bool in_bytes)
   } else if (value.kind == Kind::text && !parse_integer(text, number)) {
     wrong_type(name, expected, value);
   }
-  if (number.is_number_float() && number.get<double>() == static_cast<double>(number.get<std::int64_t>())) {
-    number = number.get<std::int64_t>();
+  constexpr double kLargestExact = 9007199254740992.0; // 2^53
+  if (number.is_number_float() && std::fabs(number.get<double>()) <= kLargestExact &&
+      number.get<double>() == std::trunc(number.get<double>())) {
+    number = number.get<std::int64_t>(); // JavaScript has no whole numbers
   }
   if (!number.is_number_integer()) {
     wrong_type(name, expected, value);
@@ -50,12 +53,9 @@ T read_integer(const ConfigValue& value, const std::string& name, bool in_bytes)
   if (!number.is_number_unsigned() && std::is_unsigned_v<T> && number.get<std::int64_t>() < 0) {
     fail(name, fmt::format(" must be at least 0, got {}", number.get<std::int64_t>()));
   }
-  using Limits = std::numeric_limits<T>;
-  const bool too_large =
-      number.is_number_unsigned() && number.get<std::uint64_t>() > static_cast<std::uint64_t>(Limits::max());
-  const bool too_small = !number.is_number_unsigned() && std::is_signed_v<T> &&
-                         number.get<std::int64_t>() < static_cast<std::int64_t>(Limits::min());
-  if (too_large || too_small) {
+  const bool fits = number.is_number_unsigned() ? std::in_range<T>(number.get<std::uint64_t>())
+                                                : std::in_range<T>(number.get<std::int64_t>());
+  if (!fits) {
     fail(name, fmt::format("{} is out of range", value.shown()));
   }
   return number.get<T>();
