@@ -47,8 +47,8 @@ bool parse(EvalFlags& flags, Args& args, const Arguments& arguments) {
   flags.model.add_to(args);
   args.group("Data");
   add_run_field(args, run_fields, "data");
-  args.add("split", &flags.split, "which file of a folder: train, valid or test; empty: test, or else valid")
-      .one_of({"", "train", "valid", "test"});
+  args.add("split", &flags.split, "which file of a folder; none: test, or else valid")
+      .one_of({"train", "valid", "test"});
   for (const char* key :
        {"data_format", "prompt_feature", "completion_feature", "text_feature", "chat_feature",
         "prompt_template", "completion_template", "on_bad_row", "max_bad_rows", "mask_prompt", "supervise",
@@ -73,6 +73,13 @@ bool parse(EvalFlags& flags, Args& args, const Arguments& arguments) {
   if (flags.config.data.empty()) {
     throw ConfigError("--data is missing: name a folder or a file; see `temper eval --help`");
   }
+  if (flags.config.compat == "mlx-lm") {
+    flags.config.mask_prompt = args.given("mask_prompt") && flags.config.mask_prompt;
+    flags.config.packing = false;
+    if (!args.given("supervise")) {
+      flags.config.supervise = "last-turn";
+    }
+  }
   return true;
 }
 
@@ -80,7 +87,7 @@ LoaderOptions loader_options(const RunConfig& config) {
   LoaderOptions options;
   options.batch_size = config.batch_size;
   options.max_seq_length = config.max_seq_length;
-  options.packing = config.packing && config.compat != "mlx-lm";
+  options.packing = config.packing;
   options.compat_mlx_lm = config.compat == "mlx-lm";
   options.shuffle = false;
   return options;
@@ -107,17 +114,16 @@ AnswerScores measure_answers(const EvalFlags& flags, const LoadedModel& loaded,
                           });
 }
 
-Json answers_json(const EvalFlags& flags, const std::vector<Question>& questions, const AnswerScores& scores) {
-  Json json{{"questions", questions.size()},
-            {"generated_tokens", scores.tokens},
-            {"tokens_per_second", scores.tokens_per_second()}};
+Json answers_json(const std::vector<Question>& questions, const AnswerScores& scores) {
+  Json json = Json::object();
   for (const auto& [name, value] : scores.metrics) {
-    json["metrics"][name] = value;
+    json[name] = value;
   }
-  json["samples"] = Json::array();
-  const auto shown = std::min(questions.size(), static_cast<std::size_t>(flags.samples));
-  for (std::size_t i = 0; i < shown; ++i) {
-    json["samples"].push_back({{"line", questions[i].line},
+  json["generated_tokens"] = scores.tokens;
+  json["generated_tokens_per_second"] = scores.tokens_per_second();
+  json["answers"] = Json::array();
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    json["answers"].push_back({{"line", questions[i].line},
                                {"prompt", questions[i].text},
                                {"reference", questions[i].reference},
                                {"answer", scores.answers[i]}});
@@ -125,17 +131,17 @@ Json answers_json(const EvalFlags& flags, const std::vector<Question>& questions
   return json;
 }
 
-void print_answers(const Json& json) {
-  for (const auto& sample : json.at("samples")) {
-    fmt::print("\n> {}\n  reference: {}\n  answer:    {}\n", sample.at("prompt").get<std::string>(),
-               sample.at("reference").get<std::string>(), sample.at("answer").get<std::string>());
+void print_answers(const EvalFlags& flags, const std::vector<Question>& questions, const AnswerScores& scores) {
+  const auto shown = std::min(questions.size(), static_cast<std::size_t>(flags.samples));
+  for (std::size_t i = 0; i < shown; ++i) {
+    fmt::print("\n> {}\n  reference: {}\n  answer:    {}\n", questions[i].text, questions[i].reference,
+               scores.answers[i]);
   }
-  fmt::print("\n");
-  for (const auto& [name, value] : json.value("metrics", Json::object()).items()) {
-    fmt::print("{:8}{:.2f}\n", name, value.get<double>());
+  fmt::print("\n{} answers", questions.size());
+  for (const auto& [name, value] : scores.metrics) {
+    fmt::print(", {} {:.2f}", name, value);
   }
-  fmt::print("{} answers, {:.1f} tokens/s\n", json.at("questions").get<std::size_t>(),
-             json.at("tokens_per_second").get<double>());
+  fmt::print(", {:.1f} tokens/s\n", scores.tokens_per_second());
 }
 
 } // namespace
@@ -165,10 +171,10 @@ int run_eval(const Arguments& arguments) {
                loss.perplexity(), with_commas(loss.tokens));
   }
   if (flags.generate && interrupt_signal().load() == 0) {
-    const auto answers = answers_json(flags, questions, measure_answers(flags, loaded, questions));
-    json.update(answers);
+    const auto scores = measure_answers(flags, loaded, questions);
+    json.update(answers_json(questions, scores));
     if (!args.json()) {
-      print_answers(answers);
+      print_answers(flags, questions, scores);
     }
   }
   json["peak_memory_gb"] = static_cast<double>(mx::get_peak_memory()) / 1e9;
