@@ -129,6 +129,21 @@ TEST_CASE("rule 4: spans do not depend on what the words are") {
   CHECK(turns_of(kChatMl, chat) == Turns{"<|end|>\n<|assistant|><|end|>", "<|end|>", "a<|end|>"});
 }
 
+TEST_CASE("rule 4: an empty answer, and one that looks like the end of a turn") {
+  const std::string joined =
+      "{% for m in messages %}{{ '' if loop.first else '<|eot|>' }}<|{{ m.role }}|>{{ m.content | trim }}{% "
+      "endfor %}"
+      "{% if add_generation_prompt %}<|eot|><|assistant|>{% endif %}";
+  CHECK(turns_of(joined, chat_of({{"user", "a"}, {"assistant", ""}, {"user", "b"}, {"assistant", "c"}})) ==
+        Turns{"<|eot|>", "c"});
+  CHECK(turns_of(joined, chat_of({{"user", "a"}, {"assistant", " d\n"}, {"user", "b"}})) == Turns{"d<|eot|>"});
+  const std::string spaced =
+      "{% for m in messages %}# {{ m.role }}\n{{ m.content | trim }}\n\n{% endfor %}"
+      "{% if add_generation_prompt %}# assistant\n{% endif %}";
+  CHECK(turns_of(spaced, chat_of({{"user", "a"}, {"assistant", "\n"}})) == Turns{"\n\n"});
+  CHECK(turns_of(kChatMl, chat_of({{"user", "a"}, {"assistant", ">"}})) == Turns{"><|end|>"});
+}
+
 TEST_CASE("rule 4: the assistant speaks first, twice in a row, or alone") {
   CHECK(turns_of(kChatMl, chat_of({{"assistant", "hi"}, {"user", "a"}, {"assistant", "b"}})) ==
         Turns{"hi<|end|>", "b<|end|>"});

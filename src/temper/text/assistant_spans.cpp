@@ -13,8 +13,12 @@ namespace {
 constexpr std::string_view kSpace = " \t\r\n";
 
 std::string_view trim_end(std::string_view text) {
-  const auto last = text.find_last_not_of(kSpace);
-  return last == std::string_view::npos ? std::string_view() : text.substr(0, last + 1);
+  return text.substr(0, text.find_last_not_of(kSpace) + 1); // npos + 1 is 0
+}
+
+std::string_view trim(std::string_view text) {
+  text = trim_end(text);
+  return text.substr(std::min(text.find_first_not_of(kSpace), text.size()));
 }
 
 bool is_blank(std::string_view text) {
@@ -102,8 +106,8 @@ class SpanFinder {
       ++number;
       const auto from = spans.empty() ? 0 : spans.back().end;
       const auto begin = turn_begin(i, from);
-      const auto end = turn_end(i);
-      if (!begin || !end || *begin < from || *end < *begin) {
+      const auto end = begin ? turn_end(i, *begin) : std::nullopt;
+      if (!end || *begin < from || *end < *begin) {
         throw DataError("can't tell where assistant turn " + std::to_string(number) +
                         " lies in the rendered chat; mark the assistant's text in the chat template with "
                         "{% generation %} ... {% endgeneration %}, or train without mask_prompt");
@@ -206,20 +210,21 @@ class SpanFinder {
     return place == std::string::npos || place < from ? content : place + header.size();
   }
 
-  Place turn_end(std::size_t i) const {
+  Place turn_end(std::size_t i, std::size_t begin) const {
     const bool last = i + 1 == messages_.size();
-    const auto content = std::string(trim_end(text_of(messages_[i])));
     const auto turn = last && !prompted_ ? std::optional(text_) : render(messages_, i + 1, false);
-    if (turn && text_.starts_with(*turn)) {
-      const auto shown = trim_end(*turn);
-      if (content.empty() || !shown.ends_with(content)) {
-        return shown.size();
-      }
-      if (last) {
-        return turn->size(); // nothing but space closes the turn
-      }
+    if (!turn || !text_.starts_with(*turn)) {
+      return marked_end(i);
     }
-    return marked_end(i);
+    const auto written = text_of(messages_[i]);
+    const auto content = trim(written);
+    const auto shown = trim_end(*turn);
+    if (shown.size() > begin && (content.empty() || !shown.ends_with(content))) {
+      return shown.size();
+    }
+    // It seems that nothing but space closes the turn, or the content looks like what closes it.
+    const auto end = marked_end(i);
+    return end ? end : turn->size();
   }
 
   Place marked_end(std::size_t i) const {

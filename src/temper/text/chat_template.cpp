@@ -108,7 +108,7 @@ struct ChatTemplate::Impl {
   // The message that each of `num_spans` generated spans is of: one each, or else by how many spans the chat
   // has when it ends with that message.
   std::vector<std::size_t> span_messages(Json& base, const Json& messages, std::size_t num_spans) const {
-    const auto assistants = assistant_messages(messages);
+    auto assistants = assistant_messages(messages);
     if (assistants.size() == num_spans) {
       return assistants;
     }
