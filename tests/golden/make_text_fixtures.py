@@ -4,6 +4,7 @@ libraries say about them.
     python tests/golden/make_text_fixtures.py
 
 Needs transformers, tokenizers and sentencepiece. The committed files were made with 5.23, 0.23.3 and 0.2.3.
+WordPiece training breaks ties at random, so that its files differ from run to run; the others do not.
 """
 
 import io
