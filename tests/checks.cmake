@@ -36,6 +36,13 @@ foreach(source ${parity_tests})
   temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
 endforeach()
 
+file(GLOB program_tests CONFIGURE_DEPENDS cli/test_*.py)
+foreach(source ${program_tests})
+  get_filename_component(name ${source} NAME_WE)
+  string(REPLACE test_ cli. name ${name})
+  temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
+endforeach()
+
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
 
 if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")

@@ -18,8 +18,8 @@ namespace temper::cli {
 namespace {
 
 constexpr const char* kCommands =
-    "/reset forgets the conversation, /system TEXT changes the system message and forgets, /quit or Ctrl-D "
-    "ends, Ctrl-C stops an answer";
+    "/reset forgets the conversation, /system TEXT changes the system message and forgets,\n"
+    "/quit or Ctrl-D ends, Ctrl-C stops an answer";
 
 std::atomic<bool> interrupted{false};
 
@@ -148,7 +148,7 @@ int run_chat(const Arguments& arguments) {
   SamplingFlags sampling;
   std::string system;
   bool verbose = false;
-  Args args("chat", std::string("A conversation with a model. ") + kCommands + ".",
+  Args args("chat", std::string("A conversation with a model.\n") + kCommands + ".",
             "temper chat --model models/Llama-3.2-1B-Instruct --system \"Answer in Hawaiian.\"");
   model.add_to(args);
   args.group("Conversation");

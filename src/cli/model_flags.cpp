@@ -50,7 +50,9 @@ LoadedModel load(const ModelFlags& flags) {
   prepare_device();
   const auto path = flags.model.empty() && !flags.adapter.empty() ? base_model_of(flags.adapter) : flags.model;
   if (path.empty()) {
-    throw ConfigError("--model is missing: name the folder of the model");
+    throw ConfigError(flags.adapter.empty()
+                          ? "--model is missing: name the folder of the model"
+                          : "--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
   const auto spec = load_spec(path);
   // The small files come first: what is wrong with them need not wait for the weights.

@@ -5,11 +5,10 @@ Needs TEMPER_BINARY, the built program, and mlx-lm (tests/requirements.txt).
 
 import argparse
 import json
-import os
 import pathlib
 import random
-import shutil
 import subprocess
+import sys
 
 import mlx.core as mx
 import pytest
@@ -18,34 +17,8 @@ from mlx_lm.tuner.datasets import CacheDataset, load_dataset
 from mlx_lm.tuner.trainer import evaluate
 from mlx_lm.utils import load_model, load_tokenizer
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "tests" / "golden" / "llama"
-TEMPER = os.environ.get("TEMPER_BINARY", str(ROOT / "build" / "release" / "temper"))
-EOS = 2
-TEMPLATE = (
-    "{% for m in messages %} w{{ 4 if m.role == 'user' else 5 }} {{ m.content }}"
-    "{% if m.role == 'assistant' %} </s>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %} w5{% endif %}"
-)
-
-
-def word(token):
-    return f"w{token}"
-
-
-def write_tokenizer(folder):
-    """One word a token, split at spaces; no BOS."""
-    vocab = {"<unk>": 0, "<s>": 1, "</s>": EOS} | {word(i): i for i in range(3, 128)}
-    special = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": [{"id": EOS, "content": "</s>"} | special],
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from tiny_model import EOS, TEMPER, copy_fixture, word  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,14 +38,7 @@ def write_older_config(folder):
 
 @pytest.fixture
 def fixture_model(tmp_path):
-    def copy(name):
-        folder = tmp_path / name
-        shutil.copytree(FIXTURES / name, folder, ignore=shutil.ignore_patterns("expected*", "peft", "short*", "padded*"))
-        write_tokenizer(folder)
-        write_older_config(folder)
-        return folder
-
-    return copy
+    return lambda name: copy_fixture(name, tmp_path)
 
 
 def temper(*arguments):
