@@ -31,7 +31,7 @@ format: ## Format the C++ in place
 	@scripts/setup.sh test
 	@.venv/bin/python scripts/check_format.py --fix
 
-lint: ## clang-format, clang-tidy, shell syntax and the dependency arrows
+lint: ## clang-format, clang-tidy, the arrows between parts, the macOS compile
 	@scripts/test.sh --only lint
 
 asan: ## Unit tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -51,5 +51,5 @@ endif()
 
 temper_add_check(install.library ALL_CORES
   COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/install/find_package.sh" "${CMAKE_BINARY_DIR}" "${Python3_EXECUTABLE}")
-temper_add_check(install.wheel LABEL slow ALL_CORES
+temper_add_check(install.wheel ALL_CORES
   COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/install/wheel.sh" "${Python3_EXECUTABLE}")

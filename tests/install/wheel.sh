@@ -10,10 +10,13 @@ trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/venv"
 extra="[cpu]"
 [[ "$(uname -s)" != Darwin ]] || extra=""
-# MLX's headers from where the release build has them, for ccache's sake; pip would unpack them anew elsewhere.
+# For ccache's sake as the release build has them: the compiler's name, its warnings, and MLX's headers, which pip
+# would unpack anew elsewhere.
+export CXX="${CXX:-c++}"
 mlx="$("$python" -c "import importlib.util as u; print(u.find_spec('mlx').submodule_search_locations[0])")"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$root$extra" \
-  --config-settings "cmake.define.TEMPER_MLX_ROOT=$mlx"
+  --config-settings "cmake.define.TEMPER_MLX_ROOT=$mlx" \
+  --config-settings cmake.define.TEMPER_WARNINGS_AS_ERRORS=ON
 cd "$work"
 venv/bin/temper --version
 venv/bin/temper --help >/dev/null
