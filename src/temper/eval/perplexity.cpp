@@ -19,7 +19,9 @@ int chunk_rows(const LossOptions& options, int vocab_size) {
 
 // Sum of the batch's losses, a fp32 scalar. Lazy.
 mx::array batch_loss(const ModelView& model, const HostBatch& batch, const LossOptions& options) {
-  const auto layout = to_arrays(batch, *model.spec, 1.0F, options.attention);
+  const auto layout = to_arrays(batch, *model.spec, 1.0F,
+                                options.attention.value_or(default_packed_attention(
+                                    model.params.at("model.embed_tokens.weight").dtype())));
   const auto device = as_device_batch(layout, layout.arrays);
   ForwardContext context{model.params, model.lora, std::nullopt};
   const auto hidden = decoder_hidden(*model.spec, context, device.input);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "temper/data/loader.h"
 #include "temper/infer/model_view.h"
@@ -11,8 +12,8 @@
 namespace temper {
 
 struct LossOptions {
-  int chunk = 0; // rows of logits alive at once; 0: chosen from the vocabulary
-  PackedAttention attention = default_packed_attention();
+  int chunk = 0;                            // rows of logits alive at once; 0: chosen from the vocabulary
+  std::optional<PackedAttention> attention; // none: the fastest for the model and device
   // Asked after each batch, with the batches done and all of them; false ends early.
   std::function<bool(std::size_t done, std::size_t total)> on_batch{};
 };

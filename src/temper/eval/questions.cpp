@@ -94,6 +94,7 @@ AnswerScores answer_questions(const ModelView& model, const std::shared_ptr<cons
     compute_metric(name, {}, {}); // an unknown name is refused before the work
   }
   std::vector<std::vector<std::int32_t>> prompts;
+  prompts.reserve(questions.size());
   for (const auto& question : questions) {
     prompts.push_back(question.prompt);
   }

@@ -221,6 +221,7 @@ std::vector<GenerationResult> generate_batch(
     const std::vector<std::size_t> indices(order.begin() + static_cast<std::ptrdiff_t>(begin),
                                            order.begin() + static_cast<std::ptrdiff_t>(end));
     std::vector<std::vector<std::int32_t>> rows;
+    rows.reserve(indices.size());
     for (const auto index : indices) {
       rows.push_back(prompts[index]);
     }

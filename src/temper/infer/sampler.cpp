@@ -55,7 +55,7 @@ mx::array penalize_repetition(const mx::array& logits_BV, const mx::array& recen
 }
 
 mx::array filter_tokens(const SamplerOptions& options, const mx::array& logits_BV) {
-  const auto log_probability = log_softmax(logits_BV);
+  auto log_probability = log_softmax(logits_BV);
   const int vocab = logits_BV.shape(1);
   const bool cuts_k = options.top_k > 0 && options.top_k < vocab;
   if (!is_part(options.top_p) && !cuts_k && options.min_p == 0) {

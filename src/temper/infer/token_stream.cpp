@@ -77,6 +77,7 @@ bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts,
   ahead_.reset();
   num_generated_ = 0;
   num_tokens_B_.clear();
+  num_tokens_B_.reserve(prompts.size());
   for (const auto& prompt : prompts) {
     num_tokens_B_.push_back(static_cast<std::int32_t>(prompt.size()));
   }
@@ -200,6 +201,7 @@ void TokenStream::keep_rows(const std::vector<std::int32_t>& rows) {
   keep(starts_B_);
   cache_.keep_rows(index);
   std::vector<std::int32_t> counts;
+  counts.reserve(rows.size());
   for (const auto row : rows) {
     counts.push_back(num_tokens_B_.at(static_cast<std::size_t>(row)));
   }
