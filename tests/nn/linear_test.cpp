@@ -1,0 +1,88 @@
+#include "temper/nn/linear.h"
+
+#include "nn/support.h"
+#include "temper/base/error.h"
+
+using namespace temper;
+using namespace temper::test;
+
+namespace {
+
+Params layer() {
+  return {{"up.weight", randn({5, 4}, "weight")}};
+}
+
+mx::array run(const Params& params, const mx::array& x) {
+  ForwardContext context{ParamView(params), {.rank = 2, .scale = 3.0F}, {}};
+  return linear(context, "up", x);
+}
+
+const mx::array kX = randn({2, 3, 4}, "x");
+
+} // namespace
+
+TEST_CASE("a layer is its weight, its bias and its LoRA factors, as far as they exist") {
+  auto params = layer();
+  auto expected = mx::matmul(kX, mx::transpose(params.at("up.weight")));
+  CHECK(max_difference(run(params, kX), expected) < 1e-6F);
+
+  params.emplace("up.bias", randn({5}, "bias"));
+  expected = expected + params.at("up.bias");
+  CHECK(max_difference(run(params, kX), expected) < 1e-6F);
+
+  params.emplace("up.lora_a", randn({4, 2}, "a"));
+  params.emplace("up.lora_b", randn({2, 5}, "b"));
+  expected = expected + 3.0F * mx::matmul(mx::matmul(kX, params.at("up.lora_a")), params.at("up.lora_b"));
+  CHECK(max_difference(run(params, kX), expected) < 1e-5F);
+}
+
+TEST_CASE("a trainable tensor shadows the frozen one of its name") {
+  const auto frozen = layer();
+  const Params trainable{{"up.weight", mx::zeros({5, 4})}};
+  ForwardContext context{ParamView(frozen, &trainable), {}, {}};
+  CHECK(mx::max(mx::abs(linear(context, "up", kX))).item<float>() == 0.0F);
+}
+
+TEST_CASE("weights are cast to the input's dtype") {
+  CHECK(run(layer(), mx::astype(kX, mx::float16)).dtype() == mx::float16);
+}
+
+TEST_CASE("each layer draws a dropout key of its own, and none outside training") {
+  auto params = layer();
+  params.emplace("up.lora_a", randn({4, 2}, "a"));
+  params.emplace("up.lora_b", randn({2, 5}, "b"));
+  const LoraConfig lora{.rank = 2, .scale = 1.0F, .dropout = 0.5F};
+  ForwardContext training{ParamView(params), lora, named_key(1, "step 0")};
+  const auto first = linear(training, "up", kX);
+  CHECK(training.dropout_site == 1);
+  CHECK_FALSE(same_bits(first, linear(training, "up", kX)));
+  training.dropout_site = 0;
+  CHECK(same_bits(first, linear(training, "up", kX)));
+
+  ForwardContext outside{ParamView(params), lora, {}};
+  const auto calm = linear(outside, "up", kX);
+  CHECK(outside.dropout_site == 0);
+  CHECK(same_bits(calm, linear(outside, "up", kX)));
+}
+
+TEST_CASE("missing and misshaped tensors are named") {
+  const auto params = layer();
+  ForwardContext context{ParamView(params), {}, {}};
+  CHECK(contains(message_of<ModelError>([&] { linear(context, "down", kX); }), "down.weight"));
+  const auto message = message_of<ModelError>([&] { linear(context, "up", mx::zeros({2, 3})); });
+  CHECK(contains(message, "up.weight"));
+  CHECK(contains(message, "[5, 4]"));
+  CHECK(contains(message, "3 features"));
+
+  auto half = params;
+  half.emplace("up.lora_a", mx::zeros({4, 2}));
+  CHECK(contains(message_of<ModelError>([&] { run(half, kX); }), "up.lora_b"));
+}
+
+TEST_CASE("gradients of weight, bias and input agree with finite differences") {
+  check_gradients(
+      [](const Arrays& in) {
+        return run({{"up.weight", in[0]}, {"up.bias", in[1]}}, in[2]);
+      },
+      {randn({5, 4}, "weight"), randn({5}, "bias"), kX});
+}
