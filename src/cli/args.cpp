@@ -20,6 +20,14 @@ Field& Args::add(const std::string& name, Field::Target target, std::string help
   return list_.add(name, target, std::move(help));
 }
 
+Field& Args::add_like(const Field& known) {
+  Field& own = add(known.key, known.target, known.help);
+  const std::string group = own.group;
+  own = known;
+  own.group = group;
+  return own;
+}
+
 void Args::group(std::string title) {
   list_.group(std::move(title));
 }

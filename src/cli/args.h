@@ -22,6 +22,8 @@ class Args {
   // chained: .required(), .at_least(1), .one_of({...}), .metavar("DIR"), .letter('m'), .positional() ...
   // A positional of several values is a vector<string>.
   Field& add(const std::string& name, Field::Target target, std::string help);
+  // A flag for another list's field: the same name, target, rules and help, under the present heading.
+  Field& add_like(const Field& known);
   // The heading for the flags that follow.
   void group(std::string title);
 

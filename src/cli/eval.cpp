@@ -33,27 +33,18 @@ struct EvalFlags {
   int generate_batch = 32;
 };
 
-// A flag that is also a key of runs, with the same name, rule and help.
-void add_run_field(Args& args, const FieldList& list, const std::string& key) {
-  const Field& known = *list.find(key);
-  Field& own = args.add(key, known.target, known.help);
-  const auto group = own.group;
-  own = known;
-  own.group = group;
-}
-
 bool parse(EvalFlags& flags, Args& args, const Arguments& arguments) {
   const auto run_fields = run_config_fields(flags.config);
   flags.model.add_to(args);
   args.group("Data");
-  add_run_field(args, run_fields, "data");
+  args.add_like(*run_fields.find("data"));
   args.add("split", &flags.split, "which file of a folder; none: test, or else valid")
       .one_of({"train", "valid", "test"});
   for (const char* key :
        {"data_format", "prompt_feature", "completion_feature", "text_feature", "chat_feature",
         "prompt_template", "completion_template", "on_bad_row", "max_bad_rows", "mask_prompt", "supervise",
         "system_prompt", "max_seq_length", "packing", "batch_size", "cache_dir", "compat"}) {
-    add_run_field(args, run_fields, key);
+    args.add_like(*run_fields.find(key));
   }
   args.add("num_batches", &flags.num_batches, "batches to measure; -1: all").at_least(-1).alias("test_batches");
   args.group("Answers");
@@ -97,7 +88,11 @@ DatasetLoss measure_loss(const EvalFlags& flags, const LoadedModel& loaded, cons
   EvalBatches batches(split.data, loader_options(flags.config), flags.num_batches);
   LossOptions options;
   options.on_batch = [](std::size_t, std::size_t) { return interrupt_signal().load() == 0; };
-  return evaluate_loss(loaded.view(), batches, options);
+  const auto loss = evaluate_loss(loaded.view(), batches, options);
+  if (loss.batches < batches.size()) {
+    log::warn(fmt::format("interrupted: the loss is that of {} of {} batches", loss.batches, batches.size()));
+  }
+  return loss;
 }
 
 AnswerScores measure_answers(const EvalFlags& flags, const LoadedModel& loaded,

@@ -8,6 +8,7 @@ const std::vector<Verb>& verbs() {
       {"eval", "loss and perplexity on a data set, and scores of answers", run_eval},
       {"generate", "answer one prompt", run_generate},
       {"chat", "talk with a model in the terminal", run_chat},
+      {"data", "check, preview and prepare data sets", run_data},
       {"bench", "time the parts of a run on random weights", run_bench},
   };
   return kVerbs;

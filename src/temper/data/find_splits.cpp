@@ -53,4 +53,17 @@ SplitFiles find_splits(const fs::path& path) {
   return files;
 }
 
+fs::path split_file(const fs::path& path, const std::string& split) {
+  const auto files = find_splits(path);
+  if (!fs::is_directory(path)) {
+    return path;
+  }
+  const std::string chosen = !split.empty() ? split : files.test.empty() ? "valid" : "test";
+  const fs::path& file = chosen == "train" ? files.train : chosen == "valid" ? files.valid : files.test;
+  if (file.empty()) {
+    throw DataError(path.string() + ": the folder has no " + chosen + " file; name a file or another split");
+  }
+  return file;
+}
+
 } // namespace temper

@@ -232,8 +232,8 @@ DataCursor DataCursor::from_json(const Json& json) {
   try {
     return {json.at("epoch").get<std::uint64_t>(), json.at("batch").get<std::uint64_t>(),
             json.at("draw").get<std::int64_t>()};
-  } catch (const Json::exception& error) {
-    throw CheckpointError(std::string("the checkpoint's data cursor is damaged: ") + error.what());
+  } catch (const Json::exception&) {
+    throw CheckpointError("the data cursor is damaged; go on from another checkpoint of the run");
   }
 }
 

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Part of every cache's key: a change of rendering or masking must change it.
-constexpr int kRenderingVersion = 1;
+constexpr int kRenderingVersion = 2;
 // Streams of the seed that are no epochs' (see shuffled_indices).
 constexpr std::uint64_t kSubsetStream = ~std::uint64_t{0};
 constexpr std::uint64_t kValidStream = kSubsetStream - 1;
@@ -329,16 +329,9 @@ PreparedData prepare_data(const RunConfig& given, std::shared_ptr<const Tokenize
 PreparedSplit prepare_split(const fs::path& path, const std::string& split, const RunConfig& config,
                             std::shared_ptr<const Tokenizer> tokenizer, int model_vocab_size) {
   const auto options = data_options(config);
-  const auto files = find_splits(path);
-  if (!fs::is_directory(path)) {
-    return prepare_file(path, split.empty() ? "test" : split, std::move(tokenizer), options, model_vocab_size);
-  }
-  const std::string chosen = !split.empty() ? split : files.test.empty() ? "valid" : "test";
-  const fs::path& file = chosen == "train" ? files.train : chosen == "valid" ? files.valid : files.test;
-  if (file.empty()) {
-    throw DataError(path.string() + ": the folder has no " + chosen + " file; name a file or another split");
-  }
-  return prepare_file(file, chosen, std::move(tokenizer), options, model_vocab_size);
+  const auto file = split_file(path, split);
+  const auto name = !split.empty() ? split : file == find_splits(path).valid ? "valid" : "test";
+  return prepare_file(file, name, std::move(tokenizer), options, model_vocab_size);
 }
 
 } // namespace temper

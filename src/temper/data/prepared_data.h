@@ -53,4 +53,8 @@ struct SplitFiles {
 // Throws DataError if `path` does not exist, holds none of them, or two files for one split.
 SplitFiles find_splits(const std::filesystem::path& path);
 
+// The file of one split: `path` itself if it is a file. `split`: train, valid or test; empty: test, else
+// valid. Throws DataError if there is none.
+std::filesystem::path split_file(const std::filesystem::path& path, const std::string& split);
+
 } // namespace temper

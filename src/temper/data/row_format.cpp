@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "temper/base/error.h"
+#include "temper/data/content_hash.h"
 #include "temper/data/messages.h"
 
 namespace temper {
@@ -216,6 +217,21 @@ Json Record::prompt_messages() const {
   return built;
 }
 
+std::uint64_t record_hash(const Record& record) {
+  ContentHash hash;
+  if (record.text) {
+    return hash.add_text("text").add_text(*record.text).value();
+  }
+  const Json messages = record.messages.is_null() ? record.prompt_messages() : record.messages;
+  for (const auto& message : messages) {
+    for (const char* key : {"role", "content", "tool_calls"}) {
+      const auto found = message.find(key);
+      hash.add_text(found == message.end() ? "" : dump(*found));
+    }
+  }
+  return hash.add_text(dump(record.tools)).value();
+}
+
 std::optional<RowFormat> detect_format(const Json& row, const FormatOptions& options) {
   if (uses_template(options)) {
     return RowFormat::template_;
@@ -257,6 +273,19 @@ Record read_record(const Json& row, RowFormat format, const FormatOptions& optio
       break;
   }
   return read_template(row, options);
+}
+
+Record read_record_as(const Json& row, RowFormat format, const FormatOptions& options) {
+  try {
+    return read_record(row, format, options);
+  } catch (const RowError&) {
+    const auto other = detect_format(row, options);
+    if (other && *other != format) {
+      throw RowError(std::string("this row is ") + to_string(*other) + " where the others are " +
+                     to_string(format) + "; formats can't be mixed in a file");
+    }
+    throw;
+  }
 }
 
 } // namespace temper

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -57,8 +58,13 @@ std::optional<RowFormat> detect_format(const Json& row, const FormatOptions& opt
 
 // Reads the row as `format`. Throws RowError saying which field is missing or of the wrong type.
 Record read_record(const Json& row, RowFormat format, const FormatOptions& options);
+// The same for a row of a file whose rows are `format`: one of another format is told as such.
+Record read_record_as(const Json& row, RowFormat format, const FormatOptions& options);
 
-// "keys a, b, c": what a message about a row says of it.
+// "the row has 'a', 'b'": what a message about a row says of it.
 std::string describe_keys(const Json& row);
+
+// Equal for rows that train the same: of what is said, not of how the row writes it down.
+std::uint64_t record_hash(const Record& record);
 
 } // namespace temper

@@ -1,5 +1,7 @@
 #include "temper/data/split_report.h"
 
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 #include <fmt/format.h>
@@ -53,6 +55,16 @@ std::string with_commas(std::int64_t value) {
   return value < 0 ? "-" + digits : digits;
 }
 
+void SplitReport::add_length(std::int64_t num_tokens) {
+  longest = std::max(longest, num_tokens);
+  const auto below = static_cast<std::uint64_t>(std::max<std::int64_t>(num_tokens, 1) - 1);
+  const auto bin = static_cast<std::size_t>(std::bit_width(below));
+  if (bin >= lengths.size()) {
+    lengths.resize(bin + 1, 0);
+  }
+  ++lengths[bin];
+}
+
 Json SplitReport::to_json() const {
   return {{"split", split},
           {"path", path},
@@ -63,6 +75,7 @@ Json SplitReport::to_json() const {
           {"tokens", tokens},
           {"supervised_tokens", supervised},
           {"longest", longest},
+          {"lengths", lengths},
           {"max_token_id", max_token_id},
           {"never_stops", never_stops},
           {"bad", list_json(bad)},
@@ -85,6 +98,7 @@ SplitReport SplitReport::from_json(const Json& json) {
     json.at("tokens").get_to(report.tokens);
     json.at("supervised_tokens").get_to(report.supervised);
     json.at("longest").get_to(report.longest);
+    json.at("lengths").get_to(report.lengths);
     json.at("max_token_id").get_to(report.max_token_id);
     json.at("never_stops").get_to(report.never_stops);
     report.bad = list_from(json.at("bad"));

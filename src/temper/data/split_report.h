@@ -29,11 +29,12 @@ struct SplitReport {
   std::string path;
   std::string format;
   bool format_detected = false;
-  std::int64_t rows = 0;       // read, blank lines not counted
-  std::int64_t examples = 0;   // of them, in the data set
-  std::int64_t tokens = 0;     // of the examples
-  std::int64_t supervised = 0; // of the tokens: targets
-  std::int64_t longest = 0;    // tokens of the longest row, before any cut
+  std::int64_t rows = 0;             // read, blank lines not counted
+  std::int64_t examples = 0;         // of them, in the data set
+  std::int64_t tokens = 0;           // of the examples
+  std::int64_t supervised = 0;       // of the tokens: targets
+  std::int64_t longest = 0;          // tokens of the longest row, before any cut
+  std::vector<std::int64_t> lengths; // rows of (2^(i-1), 2^i] tokens, before any cut
   std::int64_t max_token_id = -1;
   std::int64_t never_stops = 0; // examples with a target but no stop token among the targets
   RowList bad;                  // malformed: not used
@@ -43,6 +44,8 @@ struct SplitReport {
   bool from_cache = false;
   double seconds = 0;
 
+  // Counts a row of `num_tokens` in `lengths` and `longest`.
+  void add_length(std::int64_t num_tokens);
   Json to_json() const;
   static SplitReport from_json(const Json& json); // throws DataError
   // One line for people, e.g. "train.jsonl: 200 rows (chat), 40,321 tokens, 38% supervised".

@@ -88,7 +88,7 @@ class Tokenization {
       try {
         const Json row = source_->parse(raw);
         outcome.num_fields = row.size();
-        const Record record = read(row);
+        const Record record = read_record_as(row, format_, options_.format);
         if (!only_counting_) {
           outcome.row = encoder_.encode(record);
           outcome.row.text.clear();
@@ -105,19 +105,6 @@ class Tokenization {
     return outcomes;
   }
 
-  Record read(const Json& row) const {
-    try {
-      return read_record(row, format_, options_.format);
-    } catch (const RowError&) {
-      const auto other = detect_format(row, options_.format);
-      if (other && *other != format_) {
-        throw RowError(std::string("this row is ") + to_string(*other) + " where the others are " +
-                       to_string(format_) + "; formats can't be mixed in a file");
-      }
-      throw;
-    }
-  }
-
   void take(Outcome& outcome) {
     ++report_.rows;
     if (outcome.problem) {
@@ -131,7 +118,7 @@ class Tokenization {
       return;
     }
     const EncodedRow& row = outcome.row;
-    report_.longest = std::max(report_.longest, row.full_length);
+    report_.add_length(row.full_length);
     const auto length = std::to_string(row.full_length) + " tokens";
     if (!options_.encode.compat_mlx_lm && row.num_supervised == 0) {
       (row.lost_labels ? report_.dropped : report_.unsupervised).add(outcome.line, length);
@@ -200,7 +187,7 @@ void check_bad_rows(const SplitReport& report, const DataOptions& options) {
   const auto& first = report.bad.first.front();
   std::string text = report.path + ":" + std::to_string(first.line) + ": " + first.what;
   for (std::size_t i = 1; i < report.bad.first.size(); ++i) {
-    log::error(report.path + ":" + std::to_string(report.bad.first[i].line) + ": " + report.bad.first[i].what);
+    log::warn(report.path + ":" + std::to_string(report.bad.first[i].line) + ": " + report.bad.first[i].what);
   }
   if (options.skip_bad_rows) {
     throw DataError(text + " (more than max_bad_rows " + std::to_string(allowed) +
