@@ -15,13 +15,15 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000; // the reference implementation's limit
 
+// Those that MLX reads.
 const std::map<std::string, std::uint64_t> kDtypeBits = {
     {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"U16", 16}, {"I16", 16}, {"F16", 16}, {"BF16", 16},
-    {"U32", 32}, {"I32", 32}, {"F32", 32}, {"U64", 64}, {"I64", 64}, {"F64", 64}, {"C64", 64},
+    {"U32", 32}, {"I32", 32}, {"F32", 32}, {"U64", 64}, {"I64", 64}, {"C64", 64},
 };
 
 [[noreturn]] void fail(const fs::path& path, const std::string& what) {
-  throw ModelError(path.string() + ": " + what + "; the file is damaged or not safetensors, fetch it again");
+  throw ModelError(path.string() + ": " + what +
+                   "; the file is damaged or not safetensors: replace it with a whole copy");
 }
 
 // Elements of `shape`, failing on negative or overflowing counts.
@@ -140,16 +142,12 @@ void save_safetensors(const fs::path& path, const Params& params,
     try {
       mx::save_safetensors(temporary.string(), arrays, notes);
     } catch (const std::exception& error) {
-      throw IoError("cannot write " + path.string() + ": " + error.what());
+      throw IoError("cannot write " + path.string() + ": the disk may be full (" + error.what() + ")");
     }
     // MLX does not look whether its writes succeeded: a full disk shows as a short file.
-    std::uint64_t expected = 0;
-    for (const auto& [name, array] : arrays) {
-      expected += array.nbytes();
-    }
-    std::error_code error;
-    const auto written = fs::file_size(temporary, error);
-    if (error || written < expected) {
+    try {
+      read_safetensors_header(temporary);
+    } catch (const ModelError&) {
       throw IoError("cannot write " + path.string() + ": the disk is full or the write was cut short");
     }
   });
