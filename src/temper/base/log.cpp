@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <cstdio>
+#include <functional>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -50,6 +52,15 @@ void info(std::string_view message) {
 
 void warn(std::string_view message) {
   write(Level::warn, "warning: ", message);
+}
+
+void warn_once(std::string_view message) {
+  static std::mutex adding;
+  static std::set<std::string, std::less<>> given;
+  const std::lock_guard lock(adding);
+  if (given.emplace(message).second) {
+    warn(message);
+  }
 }
 
 void error(std::string_view message) {

@@ -19,6 +19,8 @@ void set_writer(std::function<void(std::string_view line)> writer);
 void debug(std::string_view message);
 void info(std::string_view message);
 void warn(std::string_view message);
+// A warning that the process gives once, however often it is met.
+void warn_once(std::string_view message);
 void error(std::string_view message);
 
 } // namespace temper::log

@@ -166,6 +166,9 @@ RowFormat choose_format(const fs::path& path, const FormatOptions& options) {
         unknown = place + "no known format: " + describe_keys(row) +
                   "; expected 'messages', 'conversations', 'prompt' and 'completion', 'instruction' and "
                   "'output', or 'text' (set prompt_feature and completion_feature, or a template, for others)";
+        const auto kind = path.extension();
+        unknown = *unknown +
+                  (kind == ".csv" || kind == ".tsv" ? "; the file's first line must name its columns" : "");
       }
     } catch (const RowError& error) {
       unknown = unknown.value_or(place + error.what());

@@ -24,12 +24,20 @@ std::string list_names(const std::vector<std::string>& names) {
   return names.size() > kShown ? text + " and " + std::to_string(names.size() - kShown) + " more" : text;
 }
 
+Json read_model_json(const fs::path& path) {
+  try {
+    return read_json(path);
+  } catch (const ConfigError& error) {
+    throw ModelError(error.what());
+  }
+}
+
 // The files that hold the weights: those that the index names, or every model*.safetensors.
 std::vector<fs::path> weight_files(const fs::path& folder) {
   std::set<fs::path> files;
   const auto index = folder / "model.safetensors.index.json";
   if (fs::exists(index)) {
-    const auto json = read_json(index);
+    const auto json = read_model_json(index);
     const auto map = json.find("weight_map");
     if (map == json.end() || !map->is_object()) {
       throw ModelError(index.string() + ": weight_map is missing");
@@ -96,18 +104,15 @@ mx::Dtype stored_dtype(const Json& config) {
 
 DecoderSpec load_spec(const fs::path& folder, Json* config) {
   if (!fs::is_directory(folder)) {
-    throw ModelError(folder.string() + ": there is no such model folder");
+    throw ModelError(folder.string() + (fs::exists(folder) ? ": this is a file; name the model's folder"
+                                                           : ": there is no such model folder; download the "
+                                                             "model and name its folder"));
   }
   const auto path = folder / "config.json";
   if (!fs::exists(path)) {
     throw ModelError(folder.string() + ": no config.json; this is not a Hugging Face model folder");
   }
-  Json json;
-  try {
-    json = read_json(path);
-  } catch (const ConfigError& error) {
-    throw ModelError(error.what());
-  }
+  Json json = read_model_json(path);
   auto spec = read_spec(json, path.string());
   if (config != nullptr) {
     *config = std::move(json);
@@ -143,7 +148,8 @@ void check_tensors(const DecoderSpec& spec, const Params& params, const std::str
     }
   }
   if (!missing.empty()) {
-    throw ModelError(origin + ": missing tensors: " + list_names(missing));
+    throw ModelError(origin + ": missing tensors: " + list_names(missing) +
+                     "; is the download complete, and config.json this model's?");
   }
   if (!misshaped.empty()) {
     throw ModelError(origin + ": " + list_names(misshaped));

@@ -97,7 +97,7 @@ void ConfigReader::warn_unknown() const {
     }
   }
   if (!unknown.empty()) {
-    log::warn(origin_ + ": keys this family does not know and leaves out: " + unknown);
+    log::warn_once(origin_ + ": keys this family does not know and leaves out: " + unknown);
   }
 }
 

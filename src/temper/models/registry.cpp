@@ -87,7 +87,11 @@ DecoderSpec read_spec(const Json& config, const std::string& origin) {
   const auto& family = find_family(reader.text("model_type", ""), origin);
   auto spec = family.read_spec(reader);
   reader.ignore(kBookkeepingKeys);
-  reader.expect("quantization", {});
+  for (const char* key : {"quantization", "quantization_config"}) {
+    if (reader.object(key) != nullptr) {
+      reader.fail(std::string(key) + ": quantized weights are not supported; take the unquantized model");
+    }
+  }
   reader.warn_unknown();
   check_shapes(spec, reader);
   return spec;

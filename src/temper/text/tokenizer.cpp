@@ -61,7 +61,7 @@ struct Tokenizer::Impl {
       try {
         templates[name].compiled = std::make_unique<ChatTemplate>(std::move(source), files.specials);
       } catch (const ModelError& error) {
-        templates[name].error = error.what();
+        templates[name].error = files.model.parent_path().string() + ": " + error.what();
       }
     }
     vocab_size = static_cast<int>(temper_tokenizer_vocab_size(tokenizer.get()));

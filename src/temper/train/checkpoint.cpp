@@ -113,7 +113,11 @@ Json load_checkpoint(const fs::path& folder, TrainState& state) {
   state.loss_scale = require(file, all, "loss_scale", state.loss_scale);
   state.good_steps = require(file, all, "good_steps", state.good_steps);
   mx::eval(values(gather(state)));
-  state.restore_host(json.at("state"));
+  try {
+    state.restore_host(json["state"]);
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(manifest.string() + ": " + error.what());
+  }
   return json.value("details", Json::object());
 }
 

@@ -89,12 +89,22 @@ Params make_trainable(Run& run) {
   return trainable;
 }
 
+// A fresh run among another's checkpoints would prune and resume the wrong ones.
+void refuse_used_folder(const RunConfig& config) {
+  if (config.train && config.resume.empty() && !list_checkpoints(run_path(config) / "checkpoints").empty()) {
+    const auto path = run_path(config).string();
+    throw ConfigError(path + ": holds another run's checkpoints; go on with it (--resume " + path +
+                      "), name another --run-dir, or delete it");
+  }
+}
+
 // Everything that can be refused without the weights is refused before they are read.
 Run prepare(const RunConfig& config) {
   Run run;
   run.config = config;
   validate(config);
   check_complete(config);
+  refuse_used_folder(config);
   const auto spec = load_spec(config.model);
   adaptable_layers(spec, config.num_layers, config.lora_parameters.keys);
   run.lora = {config.lora_parameters.rank, static_cast<float>(config.lora_scale()),
@@ -259,7 +269,8 @@ class RunInProgress {
     // From here on the run exists: what fails now is recorded in its folder.
     folder_.create();
     try {
-      folder_.rewind_events(trainer.state().step);
+      folder_.remove_leftovers();
+      folder_.rewind_events(run_.config.resume.empty() ? -1 : trainer.state().step);
       start(trainer);
       trainer.run();
       return finish(trainer);
@@ -409,8 +420,19 @@ RunConfig resumed_config(const std::string& path) {
   if (!fs::exists(manifest)) {
     throw CheckpointError(given.string() + ": neither a run folder nor one of its checkpoints (no run.json)");
   }
-  const auto json = read_json(manifest);
-  auto config = run_config_from_json(json.at("config"));
+  RunConfig config;
+  try {
+    const auto json = read_json(manifest);
+    if (!json.is_object() || !json.contains("config")) {
+      throw CheckpointError(manifest.string() + ": holds no configuration to go on with");
+    }
+    config = run_config_from_json(json["config"]);
+    validate(config);
+  } catch (const ConfigError& error) {
+    const std::string what = error.what();
+    const auto place = manifest.string();
+    throw CheckpointError(what.starts_with(place) ? what : place + ": " + what);
+  }
   config.run_dir = folder.string();
   config.resume = path;
   return config;

@@ -3,7 +3,9 @@
 #include <cerrno>
 #include <cstring>
 #include <sstream>
+#include <vector>
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "temper/base/error.h"
@@ -28,10 +30,29 @@ void RunFolder::create() {
   }
 }
 
+// Files that a killed process was writing under their temporary names (write_file_atomic).
+void RunFolder::remove_leftovers() {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::recursive_directory_iterator(path_)) {
+    const auto name = entry.path().filename().string();
+    if (name.starts_with('.') && name.find(".tmp") != std::string::npos && entry.is_regular_file()) {
+      found.push_back(entry.path());
+    }
+  }
+  for (const auto& file : found) {
+    std::error_code ignored; // one that stays does no harm
+    fs::remove(file, ignored);
+  }
+}
+
 void RunFolder::discard_if_empty() noexcept {
   std::error_code ignored;
   if (created_.empty()) {
     return;
+  }
+  events_.reset();
+  if (fs::file_size(path_ / "events.jsonl", ignored) == 0) { // a full disk has room for names alone
+    fs::remove(path_ / "events.jsonl", ignored);
   }
   // remove() refuses folders that hold something, which ends the walk.
   for (fs::path part = fs::absolute(path_).lexically_normal(); fs::remove(part, ignored);
@@ -63,11 +84,20 @@ void RunFolder::on_event(const Event& event) {
   const auto file = path_ / "events.jsonl";
   if (!events_) {
     events_.reset(std::fopen(file.c_str(), "ae"));
+    if (events_) {
+      std::setvbuf(events_.get(), nullptr, _IONBF, 0);
+    }
   }
   const auto line = dump(event.to_json()) + "\n";
-  if (!events_ || std::fwrite(line.data(), 1, line.size(), events_.get()) != line.size() ||
-      std::fflush(events_.get()) != 0) {
-    throw IoError("cannot write " + file.string() + ": " + std::strerror(errno));
+  struct stat before {};
+  if (!events_ || ::fstat(::fileno(events_.get()), &before) != 0 ||
+      std::fwrite(line.data(), 1, line.size(), events_.get()) != line.size()) {
+    const std::string reason = std::strerror(errno);
+    if (events_) {
+      std::error_code ignored; // half a line may stay, which readers know
+      fs::resize_file(file, static_cast<std::uintmax_t>(before.st_size), ignored);
+    }
+    throw IoError("cannot write " + file.string() + ": " + reason);
   }
 }
 

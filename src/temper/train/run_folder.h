@@ -17,6 +17,8 @@ class RunFolder final : public EventSink {
 
   // Creates the folder; throws IoError if it can't be written to, naming it.
   void create();
+  // Removes the temporary files that a killed run left in the folder.
+  void remove_leftovers();
   // Takes back what create() made if nothing else was written since.
   void discard_if_empty() noexcept;
   // Drops the lines of events.jsonl after optimizer step `step`: those a resumed run writes again.

@@ -34,8 +34,8 @@ void TrainState::restore_host(const Json& json) {
     best_loss = best.is_null() ? std::numeric_limits<double>::infinity() : best.get<double>();
     best_step = json.at("best_step").get<std::int64_t>();
     mlx_lm_random = json.at("mlx_lm_random");
-  } catch (const Json::exception& error) {
-    throw CheckpointError(std::string("the checkpoint's state is damaged: ") + error.what());
+  } catch (const Json::exception&) {
+    throw CheckpointError("the state is damaged; go on from another checkpoint of the run");
   }
 }
 

@@ -1,0 +1,204 @@
+"""Model folders, tokenizers and adapters that don't fit or are damaged."""
+
+import json
+import math
+
+from box import HIDDEN, Box, tensor, tiny_tensors, write_safetensors
+from fault import CHECKPOINT, MODEL, NON_FINITE, fault
+
+Q = "model.layers.0.self_attn.q_proj.weight"
+
+
+@fault(MODEL, r"nowhere/Llama-1B: there is no such model folder; download the model and name its folder")
+def a_model_that_does_not_exist(box: Box) -> list[str]:
+    return box.train("--model", "nowhere/Llama-1B")
+
+
+@fault(MODEL, r"m/model\.safetensors: this is a file; name the model's folder")
+def a_file_instead_of_a_model_folder(box: Box) -> list[str]:
+    return box.train("--model", "m/model.safetensors")
+
+
+@fault(MODEL, r"m: no model\*\.safetensors file; the folder holds no weights.*")
+def a_model_folder_without_weights(box: Box) -> None:
+    (box.model / "model.safetensors").unlink()
+
+
+@fault(MODEL, r"m: no config\.json; this is not a Hugging Face model folder")
+def a_model_folder_without_a_config(box: Box) -> None:
+    (box.model / "config.json").unlink()
+
+
+@fault(MODEL, r"m/config\.json: not valid JSON at line 1, column \d+.*")
+def a_broken_config(box: Box) -> None:
+    (box.model / "config.json").write_text('{"model_type": "llama",')
+
+
+@fault(MODEL, r"m/config\.json: not a JSON object")
+def a_config_that_is_a_list(box: Box) -> None:
+    (box.model / "config.json").write_text("[]")
+
+
+@fault(MODEL, r"m/config\.json: the key hidden_size is missing")
+def a_config_without_a_needed_key(box: Box) -> None:
+    box.change_config(hidden_size=None)
+
+
+@fault(MODEL, r"m/config\.json: hidden_size must be a whole number, but is \"32\"")
+def a_config_value_of_the_wrong_type(box: Box) -> None:
+    box.change_config(hidden_size="32")
+
+
+@fault(MODEL, r"m/config\.json: num_attention_heads must be at least 1, but is 0")
+def a_config_without_heads(box: Box) -> None:
+    box.change_config(num_attention_heads=0)
+
+
+@fault(MODEL, r"m/config\.json: num_attention_heads \(3\) must be a multiple of num_key_value_heads \(2\)")
+def heads_that_do_not_divide(box: Box) -> None:
+    box.change_config(num_attention_heads=3, num_key_value_heads=2)
+
+
+@fault(MODEL, r"m/config\.json: model_type mamba is not supported; supported are llama, mistral.*")
+def an_unknown_model_type(box: Box) -> None:
+    box.change_config(model_type="mamba")
+
+
+@fault(MODEL, r"m/config\.json: quantization: quantized weights are not supported; take the unquantized model")
+def a_quantized_model(box: Box) -> None:
+    box.change_config(quantization={"group_size": 64, "bits": 4})
+
+
+@fault(MODEL, r"m/config\.json: quantization_config: quantized weights are not supported; take .*")
+def a_model_quantized_by_others(box: Box) -> None:
+    box.change_config(quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+@fault(MODEL, r"m/config\.json: rope type .*magic.* is not supported; supported are .*")
+def an_unknown_kind_of_rope(box: Box) -> None:
+    box.change_config(rope_scaling={"rope_type": "magic", "factor": 2.0})
+
+
+def spread_over_shards(box: Box) -> list[str]:
+    """Rewrites the weights as two shards with an index; the shards' names."""
+    tensors = list(tiny_tensors().items())
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (box.model / "model.safetensors").unlink()
+    where = {}
+    for name, part in zip(names, (tensors[:3], tensors[3:])):
+        write_safetensors(box.model / name, dict(part))
+        where |= {tensor_name: name for tensor_name, _ in part}
+    (box.model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return names
+
+
+@fault(MODEL, r"m/model-00002-of-00002\.safetensors: tensor .* ends at byte \d+ of \d+; the file is damaged .*copy")
+def a_truncated_shard(box: Box) -> None:
+    shard = box.model / spread_over_shards(box)[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+@fault(MODEL, r"m/model-00001-of-00002\.safetensors: only 0 bytes long; the file is damaged .*")
+def an_empty_shard(box: Box) -> None:
+    (box.model / spread_over_shards(box)[0]).write_bytes(b"")
+
+
+@fault(MODEL, r"m/model\.safetensors\.index\.json: names model-00002-of-00002\.safetensors, which is not .*")
+def a_shard_that_is_not_there(box: Box) -> None:
+    (box.model / spread_over_shards(box)[1]).unlink()
+
+
+@fault(MODEL, r"m/model\.safetensors\.index\.json: not valid JSON.*")
+def a_broken_index(box: Box) -> None:
+    spread_over_shards(box)
+    (box.model / "model.safetensors.index.json").write_text("{")
+
+
+@fault(MODEL, r"m/model\.safetensors: the header claims \d+ bytes; the file is damaged .*")
+def weights_that_are_no_safetensors(box: Box) -> None:
+    (box.model / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+@fault(MODEL, rf"m: {Q} has shape \[32, 31\], config\.json asks for \[32, 32\].*")
+def a_tensor_of_the_wrong_shape(box: Box) -> None:
+    box.change_tensors(lambda tensors: tensors.update({Q: tensor(HIDDEN, HIDDEN - 1)}))
+
+
+@fault(MODEL, rf"m: missing tensors: {Q}.*")
+def a_missing_tensor(box: Box) -> None:
+    box.change_tensors(lambda tensors: tensors.pop(Q))
+
+
+@fault(MODEL, r"m: tensors that config\.json has no place for: model\.layers\.1\.extra\.weight.*")
+def an_extra_tensor(box: Box) -> None:
+    box.change_tensors(lambda tensors: tensors.update({"model.layers.1.extra.weight": tensor(2)}))
+
+
+@fault(NON_FINITE, r"step 3: loss or gradient is not finite for the 3\. time in a row, first in model\.layers\.0\..*",
+       leaves=r"run(/(run\.json|events\.jsonl))?")
+def weights_that_are_not_numbers(box: Box) -> list[str]:
+    box.change_tensors(lambda tensors: tensors.update({Q: tensor(HIDDEN, HIDDEN, value=math.nan)}))
+    return box.train(steps=5)
+
+
+@fault(MODEL, r"m: no tokenizer\.json or tokenizer\.model; copy the tokenizer's files .*")
+def a_missing_tokenizer(box: Box) -> None:
+    (box.model / "tokenizer.json").unlink()
+
+
+@fault(MODEL, r"m/tokenizer\.json: .*")
+def a_broken_tokenizer(box: Box) -> None:
+    path = box.model / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@fault(MODEL, r"m/tokenizer_config\.json: .*")
+def a_broken_tokenizer_config(box: Box) -> None:
+    (box.model / "tokenizer_config.json").write_text("{")
+
+
+def make_adapter(box: Box, hidden: int = HIDDEN, rank: int = 4) -> None:
+    """An adapter as a run leaves it, for q_proj of a model of this width."""
+    folder = box.root / "adapter"
+    folder.mkdir()
+    layer = "model.layers.0.self_attn.q_proj"
+    write_safetensors(folder / "adapters.safetensors",
+                      {f"{layer}.lora_a": tensor(hidden, rank), f"{layer}.lora_b": tensor(rank, hidden)})
+    parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}))
+
+
+EVAL = ["eval", "--model", "m", "--adapter", "adapter", "--data", "d/train.jsonl"]
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.lora_a has shape \[48, 4\], .* \[32, 4\]; was .*")
+def an_adapter_of_another_model(box: Box) -> list[str]:
+    make_adapter(box, hidden=48)
+    return EVAL
+
+
+@fault(CHECKPOINT, r"adapter: no adapter_config\.json; this is not an adapter folder")
+def an_adapter_without_its_config(box: Box) -> list[str]:
+    make_adapter(box)
+    (box.root / "adapter" / "adapter_config.json").unlink()
+    return EVAL
+
+
+@fault(CHECKPOINT, r"adapter: there is no such adapter")
+def an_adapter_that_does_not_exist(box: Box) -> list[str]:
+    return ["generate", "--model", "m", "--adapter", "adapter", "--prompt", "Aloha"]
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: .*; the file is damaged .*")
+def a_truncated_adapter(box: Box) -> list[str]:
+    make_adapter(box)
+    path = box.root / "adapter" / "adapters.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    return EVAL
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: .*rank, keys and num_layers.*")
+def an_adapter_file_of_other_settings_to_start_from(box: Box) -> list[str]:
+    make_adapter(box)
+    return box.train("--lora-rank", "4", "--resume-adapter-file", "adapter/adapters.safetensors")
