@@ -15,7 +15,7 @@ ARROWS = {
     "nn": ["quant"],
     "models": ["nn"],
     "io": ["models"],
-    "optim": ["nn"],
+    "optim": ["config", "nn"],  # its structs say what to optimize with (docs/decisions/0006)
     "dist": ["nn"],
     "infer": ["data", "io"],
     "eval": ["infer"],
