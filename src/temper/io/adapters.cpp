@@ -17,11 +17,17 @@ Json read_adapter_config(const fs::path& folder) {
   if (!fs::exists(path)) {
     throw CheckpointError(folder.string() + ": no adapter_config.json; this is not an adapter folder");
   }
+  Json config;
   try {
-    return read_json(path);
+    config = read_json(path);
   } catch (const ConfigError& error) {
     throw CheckpointError(error.what());
   }
+  if (!config.is_object() || !config.value("fine_tune_type", Json("lora")).is_string() ||
+      !config.value("num_layers", Json(-1)).is_number_integer()) {
+    throw CheckpointError(path.string() + ": needs fine_tune_type as text and num_layers as a whole number");
+  }
+  return config;
 }
 
 LoraConfig read_lora(const Json& config, const std::string& origin) {

@@ -24,6 +24,10 @@ DecoderSpec read_llama(ConfigReader& config) {
   spec.attention_bias = !mistral && config.boolean("attention_bias", false);
   spec.output_bias = spec.attention_bias;
   spec.mlp_bias = !mistral && config.boolean("mlp_bias", false);
+  if (mistral) {
+    config.expect("attention_bias", {false});
+    config.expect("mlp_bias", {false});
+  }
   config.expect("hidden_act", {"silu", "swish"});
   config.expect("pretraining_tp", {1});
   config.ignore({"rope_interleaved", "is_llama_config"});
