@@ -26,6 +26,16 @@ void push_segments(const HostBatch& batch, std::vector<mx::array>& arrays) {
   arrays.push_back(int_array(batch.segments, {batch.rows, batch.width}));
 }
 
+// Where each document stands among the batch's tokens.
+void push_places(const HostBatch& batch, std::vector<mx::array>& arrays) {
+  std::vector<std::int32_t> places;
+  for (const auto& document : batch.documents) {
+    places.push_back(document.row * batch.width + document.start);
+    places.push_back(document.length);
+  }
+  arrays.push_back(int_array(places, {static_cast<int>(batch.documents.size()), 2}));
+}
+
 // Each document's tokens as a row, and the way back.
 void push_documents(const HostBatch& batch, std::vector<mx::array>& arrays) {
   int longest = 1;
@@ -89,12 +99,15 @@ void push_targets(const HostBatch& batch, float weight, std::vector<mx::array>& 
 
 } // namespace
 
-PackedAttention default_packed_attention() {
-  return mx::default_device() == mx::Device::cpu ? PackedAttention::documents : PackedAttention::dense_mask;
+PackedAttention default_packed_attention(mx::Dtype dtype) {
+  if (mx::default_device() != mx::Device::cpu) {
+    return PackedAttention::dense_mask;
+  }
+  return dtype == mx::float32 ? PackedAttention::host : PackedAttention::documents;
 }
 
 std::string BatchArrays::shape_key() const {
-  std::string key = packed ? (attention == PackedAttention::documents ? "documents" : "mask") : "rows";
+  std::string key = packed ? "packed" : "rows";
   for (const auto& array : arrays) {
     key += shape_text(array.shape());
   }
@@ -112,7 +125,9 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   result.has_lengths = spec.rope.type == RopeType::dynamic;
   result.arrays.push_back(int_array(batch.tokens, {batch.rows, batch.width}));
   result.arrays.push_back(int_array(batch.positions, {batch.rows, batch.width}));
-  if (batch.packed) {
+  if (attention == PackedAttention::host) {
+    push_places(batch, result.arrays);
+  } else if (batch.packed) {
     attention == PackedAttention::documents ? push_documents(batch, result.arrays)
                                             : push_segments(batch, result.arrays);
   }
@@ -128,7 +143,9 @@ DeviceBatch as_device_batch(const BatchArrays& layout, const std::vector<mx::arr
   const auto next = [&] { return arrays.at(offset++); };
   DecoderInput input{.tokens_BT = next()};
   input.positions_BT = next();
-  if (layout.packed && layout.attention == PackedAttention::documents) {
+  if (layout.attention == PackedAttention::host) {
+    input.attention.host_documents_M2 = next();
+  } else if (layout.packed && layout.attention == PackedAttention::documents) {
     const auto gather = next();
     const auto valid = next();
     const auto scatter = next();

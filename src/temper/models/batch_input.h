@@ -15,14 +15,16 @@ namespace temper {
 enum class PackedAttention {
   dense_mask, // one T x T mask a row
   documents,  // each document attends as a row of its own
+  host,       // the host kernels, which read documents in place
 };
 
-// Faster on the device that MLX computes on: documents on a CPU, whose attention is not fused.
-PackedAttention default_packed_attention();
+// The fastest for models of `dtype` on the device that MLX computes on.
+PackedAttention default_packed_attention(mx::Dtype dtype);
 
 // The arrays of a batch, all int32 but the weights (fp32), the document layout's flags (bool).
 struct BatchArrays {
-  // tokens, positions, [segments | gather, valid, scatter, real], [lengths], selected, targets, weights
+  // tokens, positions, [segments | gather, valid, scatter, real | documents], [lengths], selected, targets,
+  // weights
   std::vector<mx::array> arrays;
   bool packed = false;
   PackedAttention attention = PackedAttention::dense_mask;
@@ -33,8 +35,7 @@ struct BatchArrays {
 };
 
 // Copies `batch` into arrays; weights are `weight` where a target counts, 0 elsewhere.
-BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight,
-                      PackedAttention attention = default_packed_attention());
+BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight, PackedAttention attention);
 
 struct DeviceBatch {
   DecoderInput input;

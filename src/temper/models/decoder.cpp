@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "temper/base/error.h"
+#include "temper/nn/fused.h"
+#include "temper/nn/host_op.h"
 
 namespace temper {
 namespace {
@@ -36,12 +38,29 @@ std::vector<LinearShape> block_linears(const DecoderSpec& s) {
 }
 
 mx::array norm(const ForwardContext& context, const std::string& name, const mx::array& x, float eps) {
-  return mx::fast::rms_norm(x, mx::astype(context.params.at(name + ".weight"), x.dtype()), eps);
+  return rms_norm(x, mx::astype(context.params.at(name + ".weight"), x.dtype()), eps);
 }
 
 mx::array split_heads(const mx::array& x_BTC, int heads) {
   const int head_dim = x_BTC.shape(2) / heads;
   return mx::transpose(mx::reshape(x_BTC, {x_BTC.shape(0), x_BTC.shape(1), heads, head_dim}), {0, 2, 1, 3});
+}
+
+// Rotated, causal attention of q [B, T, H D], k, v [B, T, G D] -> [B, T, H D].
+mx::array self_attention(const DecoderSpec& spec, const AttentionPlan& plan, const RopeTable& rope, int layer,
+                         const mx::array& q, const mx::array& k, const mx::array& v) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
+  const int window = spec.windows.at(static_cast<std::size_t>(layer));
+  if (plan.host_documents_M2 && use_host_kernels(q)) {
+    const auto rows = [](const mx::array& table_B1TK) { return mx::flatten(table_B1TK, 0, 2); };
+    return host_attention({*plan.host_documents_M2, rows(rope.cos_B1TK), rows(rope.sin_B1TK), spec.num_heads,
+                           spec.num_kv_heads, scale, window},
+                          q, k, v);
+  }
+  const auto attended = attention(plan, apply_rope(rope, split_heads(q, spec.num_heads)),
+                                  apply_rope(rope, split_heads(k, spec.num_kv_heads)),
+                                  split_heads(v, spec.num_kv_heads), scale, window, layer);
+  return mx::flatten(mx::transpose(attended, {0, 2, 1, 3}), 2, 3);
 }
 
 // One transformer block, x [B, T, E] -> [B, T, E].
@@ -51,20 +70,16 @@ mx::array block(const DecoderSpec& spec, ForwardContext& context, const DecoderI
   // A block's dropout keys depend on its index, so that recomputing it draws the same mask.
   context.dropout_site = static_cast<std::uint32_t>(layer) * kSitesPerBlock;
   const auto normed = norm(context, prefix + "input_layernorm", x, spec.norm_eps);
-  const auto q = split_heads(linear(context, prefix + "self_attn.q_proj", normed), spec.num_heads);
-  const auto k = split_heads(linear(context, prefix + "self_attn.k_proj", normed), spec.num_kv_heads);
-  const auto v = split_heads(linear(context, prefix + "self_attn.v_proj", normed), spec.num_kv_heads);
-
-  const float scale = 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
-  const auto attended = attention(input.attention, apply_rope(rope, q), apply_rope(rope, k), v, scale,
-                                  spec.windows.at(static_cast<std::size_t>(layer)), layer);
-  const auto merged = mx::flatten(mx::transpose(attended, {0, 2, 1, 3}), 2, 3);
+  const auto q = linear(context, prefix + "self_attn.q_proj", normed);
+  const auto k = linear(context, prefix + "self_attn.k_proj", normed);
+  const auto v = linear(context, prefix + "self_attn.v_proj", normed);
+  const auto merged = self_attention(spec, input.attention, rope, layer, q, k, v);
   const auto h = x + linear(context, prefix + "self_attn.o_proj", merged);
 
   const auto ffn_in = norm(context, prefix + "post_attention_layernorm", h, spec.norm_eps);
   const auto gate = linear(context, prefix + "mlp.gate_proj", ffn_in);
   const auto up = linear(context, prefix + "mlp.up_proj", ffn_in);
-  return h + linear(context, prefix + "mlp.down_proj", gate * mx::sigmoid(gate) * up);
+  return h + linear(context, prefix + "mlp.down_proj", swiglu(gate, up));
 }
 
 // `layer`'s tensors of both maps, in the order that Checkpointed sees them.

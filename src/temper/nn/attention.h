@@ -33,10 +33,11 @@ class KeyValueStore {
 
 // What one forward pass's attention is over. Without segments, documents and cache: B causal rows.
 struct AttentionPlan {
-  std::optional<mx::array> segments_BT;    // int32: packed rows, masked densely
-  std::optional<DocumentLayout> documents; // packed rows, rearranged; wins over segments_BT
-  KeyValueStore* cache = nullptr;          // generation
-  std::optional<mx::array> starts_B{};     // int32, with a cache: rows' first real columns (left padding)
+  std::optional<mx::array> host_documents_M2; // int32 (fused.h): the documents, for the host kernels
+  std::optional<mx::array> segments_BT;       // int32: packed rows, masked densely
+  std::optional<DocumentLayout> documents;    // packed rows, rearranged; wins over segments_BT
+  KeyValueStore* cache = nullptr;             // generation
+  std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
 };
 
 // softmax(q k^T scale + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already

@@ -73,6 +73,10 @@ std::string device_name() {
 
 void prepare_device(std::uint64_t cache_bytes) {
   static const PrivateFolder kernels;
+  if (mx::default_device() == mx::Device::cpu) {
+    // Fused element-wise kernels there cost seconds of g++ each and gain nothing over the host kernels.
+    mx::set_compile_mode(mx::CompileMode::no_fuse);
+  }
   mx::set_cache_limit(cache_bytes > 0 ? cache_bytes : static_cast<std::size_t>(device_memory_bytes() / 4));
 }
 

@@ -1,6 +1,10 @@
 #include "temper/nn/loss.h"
 
 #include <algorithm>
+#include <cstdint>
+
+#include "temper/nn/host_kernels.h"
+#include "temper/nn/host_op.h"
 
 namespace temper {
 namespace {
@@ -25,29 +29,56 @@ Chunk make_chunk(const mx::array& hidden_NE, const LossTargets& t, int begin, in
           rows(t.weights_S, begin, end)};
 }
 
-// Weighted loss of a chunk and what its gradient needs.
+// A chunk's weighted loss, a scalar, and d loss / d logits, [C, V], in the hidden states' dtype.
 struct ChunkLoss {
-  mx::array loss;    // scalar
-  mx::array logits;  // [C, V] fp32
-  mx::array log_sum; // [C, 1]
+  mx::array loss;
+  mx::array logit_gradient;
 };
 
-ChunkLoss chunk_loss(const Chunk& chunk, const mx::array& head_EV) {
-  const auto logits = mx::astype(mx::matmul(chunk.hidden, head_EV), mx::float32);
-  const auto log_sum = mx::logsumexp(logits, -1, true);
-  const auto targets_C1 = mx::expand_dims(chunk.targets, 1);
-  const auto picked = mx::take_along_axis(logits, targets_C1, 1);
-  return {mx::sum(mx::squeeze(log_sum - picked, 1) * chunk.weights), logits, log_sum};
+mx::array chunk_logits(const Chunk& chunk, const mx::array& head_EV) {
+  return mx::astype(mx::matmul(chunk.hidden, head_EV), mx::float32);
 }
 
-// d loss / d logits, [C, V]: weight * (softmax - one hot), in the hidden states' dtype.
-mx::array chunk_logit_gradient(const Chunk& chunk, const ChunkLoss& loss) {
-  const int vocab = loss.logits.shape(1);
-  const auto one_hot =
-      mx::equal(mx::expand_dims(mx::arange(0, vocab, 1, mx::int32), 0), mx::expand_dims(chunk.targets, 1));
-  const auto probability = mx::exp(loss.logits - loss.log_sum);
-  const auto gradient = (probability - mx::astype(one_hot, mx::float32)) * mx::expand_dims(chunk.weights, 1);
-  return mx::astype(gradient, chunk.hidden.dtype());
+// {losses [C]} or, with `gradient`, {losses [C], logit gradients [C, V]} by the host kernel.
+std::vector<mx::array> host_cross_entropy(const mx::array& logits, const Chunk& chunk, bool gradient) {
+  std::vector<mx::Shape> shapes{{logits.shape(0)}};
+  if (gradient) {
+    shapes.push_back(logits.shape());
+  }
+  return host_op({logits, chunk.targets, chunk.weights}, shapes,
+                 [](const std::vector<const mx::array*>& x, const std::vector<float*>& out) {
+                   host::cross_entropy(x[0]->data<float>(), x[1]->data<std::int32_t>(), x[2]->data<float>(),
+                                       out[0], out.size() > 1 ? out[1] : nullptr,
+                                       static_cast<std::size_t>(x[0]->shape(0)),
+                                       static_cast<std::size_t>(x[0]->shape(1)));
+                 });
+}
+
+mx::array plain_chunk_loss(const mx::array& logits, const mx::array& log_sum, const Chunk& chunk) {
+  const auto picked = mx::take_along_axis(logits, mx::expand_dims(chunk.targets, 1), 1);
+  return mx::sum(mx::squeeze(log_sum - picked, 1) * chunk.weights);
+}
+
+mx::array chunk_value(const Chunk& chunk, const mx::array& head_EV) {
+  const auto logits = chunk_logits(chunk, head_EV);
+  if (use_host_kernels(chunk.hidden)) {
+    return mx::sum(host_cross_entropy(logits, chunk, false)[0]);
+  }
+  return plain_chunk_loss(logits, mx::logsumexp(logits, -1, true), chunk);
+}
+
+// The gradient is weight * (softmax - one hot).
+ChunkLoss chunk_loss(const Chunk& chunk, const mx::array& head_EV) {
+  const auto logits = chunk_logits(chunk, head_EV);
+  if (use_host_kernels(chunk.hidden)) {
+    const auto out = host_cross_entropy(logits, chunk, true);
+    return {mx::sum(out[0]), out[1]};
+  }
+  const auto log_sum = mx::logsumexp(logits, -1, true);
+  const auto classes = mx::expand_dims(mx::arange(0, logits.shape(1), 1, mx::int32), 0);
+  const auto one_hot = mx::astype(mx::equal(classes, mx::expand_dims(chunk.targets, 1)), mx::float32);
+  const auto gradient = (mx::exp(logits - log_sum) - one_hot) * mx::expand_dims(chunk.weights, 1);
+  return {plain_chunk_loss(logits, log_sum, chunk), mx::astype(gradient, chunk.hidden.dtype())};
 }
 
 // Puts the selected positions' gradients back among all N; padding repeats position 0 with gradient 0.
@@ -71,12 +102,11 @@ std::vector<mx::array> loss_and_gradient(const mx::array& hidden_NE, const mx::a
       chunk.hidden = mx::depends({chunk.hidden}, {hidden_gradients.back()})[0];
     }
     const auto partial = chunk_loss(chunk, head_EV);
-    const auto logit_gradient = chunk_logit_gradient(chunk, partial);
     loss = loss + partial.loss;
-    hidden_gradients.push_back(mx::matmul(logit_gradient, mx::transpose(head_EV)));
+    hidden_gradients.push_back(mx::matmul(partial.logit_gradient, mx::transpose(head_EV)));
     if (head_trainable) {
-      head_gradient =
-          head_gradient + mx::astype(mx::matmul(mx::transpose(logit_gradient), chunk.hidden), mx::float32);
+      head_gradient = head_gradient +
+                      mx::astype(mx::matmul(mx::transpose(partial.logit_gradient), chunk.hidden), mx::float32);
     }
   }
   std::vector<mx::array> out{loss,
@@ -116,7 +146,9 @@ mx::array plain_cross_entropy(const mx::array& hidden_NE, const mx::array& head_
                               const LossTargets& targets) {
   const auto selected = mx::take(hidden_NE, targets.positions_S, 0);
   const auto head_EV = mx::transpose(mx::astype(head_VE, hidden_NE.dtype()));
-  return chunk_loss({selected, targets.targets_S, targets.weights_S}, head_EV).loss;
+  const Chunk all{selected, targets.targets_S, targets.weights_S};
+  const auto logits = chunk_logits(all, head_EV);
+  return plain_chunk_loss(logits, mx::logsumexp(logits, -1, true), all);
 }
 
 mx::array cross_entropy_value(const mx::array& hidden_NE, const mx::array& head_VE, const LossTargets& targets,
@@ -128,7 +160,7 @@ mx::array cross_entropy_value(const mx::array& hidden_NE, const mx::array& head_
   for (int begin = 0; begin < count; begin += chunk_rows) {
     auto part = make_chunk(hidden_NE, targets, begin, std::min(begin + chunk_rows, count));
     part.hidden = mx::depends({part.hidden}, {loss})[0];
-    loss = loss + chunk_loss(part, head_EV).loss;
+    loss = loss + chunk_value(part, head_EV);
   }
   return loss;
 }

@@ -88,7 +88,8 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
     frozen_ = model_.params;
     std::erase_if(frozen_, [&](const auto& entry) { return state.trainable.contains(entry.first); });
   }
-  const auto layout = to_arrays(batch, model_.spec, weight, options_.attention);
+  const auto layout = to_arrays(batch, model_.spec, weight,
+                                options_.attention.value_or(default_packed_attention(model_.dtype)));
   auto& compiled = gradient_functions_[layout.shape_key()];
   if (!compiled) {
     auto description = layout;

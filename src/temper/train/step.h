@@ -22,12 +22,12 @@ using LossFunction = std::function<mx::array(const mx::array& hidden_NE, const m
 struct StepOptions {
   LoraConfig lora;
   Optimizer optimizer;
-  double max_grad_norm = 1.0; // 0: no clipping
-  bool checkpoint = false;    // recompute blocks in the backward pass
-  bool scale_loss = false;    // dynamic loss scaling, for fp16
-  int loss_chunk = 0;         // rows of logits alive at once; 0: from the vocabulary
-  PackedAttention attention = default_packed_attention();
-  LossFunction loss; // none: chunked_cross_entropy
+  double max_grad_norm = 1.0;                 // 0: no clipping
+  bool checkpoint = false;                    // recompute blocks in the backward pass
+  bool scale_loss = false;                    // dynamic loss scaling, for fp16
+  int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
+  std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
+  LossFunction loss;                          // none: chunked_cross_entropy
 };
 
 struct LossAndGradients {
