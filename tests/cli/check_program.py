@@ -6,10 +6,10 @@ The program is $TEMPER_BINARY.
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 BINARY = os.path.abspath(os.environ["TEMPER_BINARY"])
@@ -22,6 +22,11 @@ failures: list[str] = []
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
                           env=ENVIRONMENT)
+
+
+def processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def expect(holds: bool, what: str) -> None:
@@ -65,10 +70,10 @@ def main() -> int:
     verbs = re.findall(r"^  (\w+)  ", overview.split("Verbs:\n")[-1].split("\n\n")[0], re.M)
     expect("train" in verbs, f"`temper --help` lists no train verb but {verbs}")
     times = []
-    for _ in range(7):  # the best of some: other tests run beside this one
-        start = time.perf_counter()
+    for _ in range(5):  # of the processor: other tests run beside this one
+        start = processor_seconds()
         run("--help")
-        times.append(time.perf_counter() - start)
+        times.append(processor_seconds() - start)
     expect(min(times) < HELP_SECONDS, f"`temper --help` takes {min(times) * 1000:.0f} ms")
     for verb in verbs:
         for command in COMMANDS.get(verb, []):
