@@ -77,10 +77,12 @@ Params make_trainable(Run& run) {
     return init_lora(run.lora, layers, config.seed);
   }
   const int first = config.num_layers < 0 ? 0 : run.model.spec.num_layers - config.num_layers;
+  // mlx-lm leaves what is outside the blocks alone even when it trains all of them.
+  const bool beyond_blocks = config.num_layers < 0 && config.compat != "mlx-lm";
   Params trainable;
   for (const auto& [name, array] : run.model.params) {
     const bool in_block = name.starts_with("model.layers.");
-    const bool trained = in_block ? std::stoi(name.substr(13)) >= first : config.num_layers < 0;
+    const bool trained = in_block ? std::stoi(name.substr(13)) >= first : beyond_blocks;
     if (trained) {
       trainable.emplace(name, mx::astype(array, mx::float32));
     }
