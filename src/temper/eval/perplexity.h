@@ -12,8 +12,8 @@
 namespace temper {
 
 struct LossOptions {
-  int chunk = 0;                            // rows of logits alive at once; 0: chosen from the vocabulary
-  std::optional<PackedAttention> attention; // none: the fastest for the model and device
+  int chunk = 0;                              // rows of logits alive at once; 0: chosen from the vocabulary
+  std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
   // Asked after each batch, with the batches done and all of them; false ends early.
   std::function<bool(std::size_t done, std::size_t total)> on_batch{};
 };
