@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -153,6 +154,18 @@ TEST_CASE("a damaged cache is made anew") {
   CHECK(!second.reports[0].from_cache);
   CHECK(same(*first.train, *second.train));
   CHECK(setup.prepare().reports[0].from_cache);
+}
+
+TEST_CASE("what a killed process left in the cache folder is removed after a day, a living one's is not") {
+  Setup setup;
+  setup.write("train.jsonl", rows(5));
+  setup.folder.write("cache/.tokens-1.1.tmp.bin", "old");
+  setup.folder.write("cache/.tokens-2.2.tmp.bin", "new");
+  fs::last_write_time(fs::path(setup.config.cache_dir) / ".tokens-1.1.tmp.bin",
+                      fs::file_time_type::clock::now() - std::chrono::hours(48));
+  setup.prepare();
+  CHECK(!fs::exists(fs::path(setup.config.cache_dir) / ".tokens-1.1.tmp.bin"));
+  CHECK(fs::exists(fs::path(setup.config.cache_dir) / ".tokens-2.2.tmp.bin"));
 }
 
 TEST_CASE("without a writable cache folder the tokens stay in memory") {

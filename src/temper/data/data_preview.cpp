@@ -70,8 +70,8 @@ std::string PreviewRow::to_text(const std::string& open, const std::string& clos
 }
 
 std::vector<PreviewRow> preview_rows(const std::filesystem::path& path,
-                                     std::shared_ptr<const Tokenizer> tokenizer, const DataOptions& options,
-                                     int count, int skip) {
+                                     const std::shared_ptr<const Tokenizer>& tokenizer,
+                                     const DataOptions& options, int count, int skip) {
   const auto format = choose_format(path, options.format);
   const auto source = open_rows(path, options.format.text_feature);
   const RowEncoder encoder(tokenizer, options.encode);

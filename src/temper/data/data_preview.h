@@ -33,7 +33,7 @@ struct PreviewRow {
 
 // `count` rows of the file after the first `skip`. Throws as tokenize_file does for the file as a whole.
 std::vector<PreviewRow> preview_rows(const std::filesystem::path& path,
-                                     std::shared_ptr<const Tokenizer> tokenizer, const DataOptions& options,
-                                     int count, int skip = 0);
+                                     const std::shared_ptr<const Tokenizer>& tokenizer,
+                                     const DataOptions& options, int count, int skip = 0);
 
 } // namespace temper

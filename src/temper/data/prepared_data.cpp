@@ -1,6 +1,7 @@
 #include "temper/data/prepared_data.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -50,6 +51,19 @@ std::vector<std::uint32_t> mlx_lm_order(const std::vector<std::uint32_t>& num_fi
   return order;
 }
 
+// Removes what processes that were killed while writing left in the folder: temporaries a day old.
+void remove_stale_temporaries(const fs::path& folder) {
+  constexpr std::chrono::hours kStale{24};
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const auto written = entry.last_write_time(ignored);
+    if (!ignored && entry.path().filename().string().starts_with(".tokens-") &&
+        fs::file_time_type::clock::now() - written > kStale) {
+      fs::remove(entry.path(), ignored);
+    }
+  }
+}
+
 // Tokens of one file, from the cache, into it, or in memory.
 class SplitPreparation {
  public:
@@ -75,6 +89,7 @@ class SplitPreparation {
     }
     try {
       make_directories(options_.cache_dir);
+      remove_stale_temporaries(options_.cache_dir);
       write_file_atomic(cache, [&](const fs::path& temporary) { write(temporary); });
     } catch (const IoError& error) {
       log::warn(std::string("no token cache: ") + error.what() +
