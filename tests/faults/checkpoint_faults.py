@@ -4,7 +4,7 @@ import json
 import shutil
 
 from box import CHATS, Box
-from fault import CHECKPOINT, CONFIG, OK, fault
+from fault import CHECKPOINT, CONFIG, OK, check, fault
 
 STATE = r"run/checkpoints/0000002/state"
 RESUME = ["train", "--resume", "run", "--iters", "4"]
@@ -104,3 +104,15 @@ def resume_from_a_run_whose_configuration_is_impossible(box: Box) -> list[str]:
 @fault(CONFIG, r"run: holds another run's checkpoints; go on with it \(--resume run\), name another --run-dir, .*")
 def a_run_folder_that_another_run_lives_in(box: Box) -> None:
     trained(box)
+
+
+@check
+def a_checkpoint_knows_the_best_evaluation_so_far(box: Box) -> None:
+    box.write_rows("valid.jsonl", CHATS[:4])
+    result = box.run(box.train("--learning-rate", "1e-3"))
+    assert result.returncode == OK, result.stderr
+    state = json.loads((box.root / "run" / "checkpoints" / "0000002" / "state.json").read_text())["state"]
+    events = [json.loads(line) for line in (box.root / "run" / "events.jsonl").read_text().splitlines()]
+    evaluations = {event["loss"]: event["step"] for event in events if event["type"] == "eval"}
+    assert set(evaluations.values()) == {0, 2}, evaluations
+    assert (state["best_loss"], state["best_step"]) == min(evaluations.items()), state

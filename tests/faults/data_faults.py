@@ -178,6 +178,22 @@ def a_data_format_that_does_not_exist(box: Box) -> list[str]:
     return box.train("--data-format", "chats")
 
 
+@fault(DATA, r"nowhere: .*no such.*")
+def a_check_of_data_that_does_not_exist(box: Box) -> list[str]:
+    return ["data", "check", "--model", "m", "--data", "nowhere"]
+
+
+@fault(CONFIG, r"d/train\.jsonl is there already; pass --overwrite, or another --out")
+def prepared_data_over_other_data(box: Box) -> list[str]:
+    return ["data", "prepare", "d/train.jsonl", "--out", "d"]
+
+
+@fault(DATA, rf"{TRAIN}:1: not JSON.*")
+def a_bad_row_in_data_to_prepare(box: Box) -> list[str]:
+    box.write_data("train.jsonl", "nonsense\n")
+    return ["data", "prepare", "d", "--out", "prepared"]
+
+
 @fault(DATA, r"nowhere\.jsonl: .*no such.*")
 def evaluation_on_data_that_does_not_exist(box: Box) -> list[str]:
     return ["eval", "--model", "m", "--data", "nowhere.jsonl"]

@@ -89,8 +89,7 @@ ValidationCallback::ValidationCallback(std::unique_ptr<EvalBatches> batches, int
 }
 
 void ValidationCallback::on_start(Trainer& trainer) {
-  last_step_ = trainer.state().step > 0 ? trainer.state().step : -1; // a resumed run was evaluated there
-  if (!trainer.options().compat_mlx_lm && last_step_ < 0) {
+  if (!trainer.options().compat_mlx_lm && trainer.state().step == 0) { // a resumed run was evaluated before
     evaluate(trainer);
   }
 }
@@ -105,13 +104,9 @@ void ValidationCallback::before_step(Trainer& trainer) {
 }
 
 void ValidationCallback::between_steps(Trainer& trainer) {
-  if (!trainer.options().compat_mlx_lm && trainer.state().step % steps_per_eval_ == 0) {
-    evaluate(trainer);
-  }
-}
-
-void ValidationCallback::on_end(Trainer& trainer) {
-  if (!trainer.options().compat_mlx_lm && last_step_ != trainer.state().step) {
+  const auto step = trainer.state().step;
+  const bool due = step % steps_per_eval_ == 0 || step == trainer.options().total_steps;
+  if (!trainer.options().compat_mlx_lm && due) {
     evaluate(trainer);
   }
 }
@@ -129,7 +124,6 @@ void ValidationCallback::evaluate(Trainer& trainer) {
     state.best_loss = result.loss;
     state.best_step = state.step;
   }
-  last_step_ = state.step;
   trainer.emit("eval", {{"split", result.split},
                         {"loss", result.loss},
                         {"perplexity", result.perplexity},

@@ -48,14 +48,14 @@ class ReportCallback final : public Callback {
 // Loss of a split with the present parameters.
 using Evaluate = std::function<DatasetLoss(Trainer& trainer, EvalBatches& batches)>;
 
-// Validation on a fixed set of batches: at the start, every `steps_per_eval` steps, at the end.
+// Validation on a fixed set of batches: at the start, every `steps_per_eval` steps, after the last one.
+// Goes before SavingCallback, so that checkpoints know the best so far.
 class ValidationCallback final : public Callback {
  public:
   ValidationCallback(std::unique_ptr<EvalBatches> batches, int steps_per_eval, Evaluate evaluate);
   void on_start(Trainer& trainer) override;
   void before_step(Trainer& trainer) override;
   void between_steps(Trainer& trainer) override;
-  void on_end(Trainer& trainer) override;
 
  private:
   void evaluate(Trainer& trainer);
@@ -63,7 +63,6 @@ class ValidationCallback final : public Callback {
   std::unique_ptr<EvalBatches> batches_;
   int steps_per_eval_;
   Evaluate evaluate_;
-  std::int64_t last_step_ = -1; // of the newest evaluation
 };
 
 struct SavingOptions {

@@ -312,6 +312,14 @@ class RunInProgress {
   void add_callbacks(Trainer& trainer) {
     const auto& config = run_.config;
     trainer.add_callback(std::make_shared<ReportCallback>(config.steps_per_report));
+    if (run_.data.valid && config.val_batches != 0) {
+      auto batches =
+          std::make_unique<EvalBatches>(run_.data.valid, trainer.options().loader, config.val_batches);
+      trainer.add_callback(std::make_shared<ValidationCallback>(
+          std::move(batches), config.steps_per_eval, [this](Trainer& now, EvalBatches& fixed) {
+            return evaluate_split(run_, now.state().trainable, fixed);
+          }));
+    }
     SavingOptions saving;
     saving.save_every = config.save_every;
     saving.keep_checkpoints = config.keep_checkpoints;
@@ -321,14 +329,6 @@ class RunInProgress {
                           to_json(run_.config));
     };
     trainer.add_callback(std::make_shared<SavingCallback>(folder_, std::move(saving)));
-    if (run_.data.valid && config.val_batches != 0) {
-      auto batches =
-          std::make_unique<EvalBatches>(run_.data.valid, trainer.options().loader, config.val_batches);
-      trainer.add_callback(std::make_shared<ValidationCallback>(
-          std::move(batches), config.steps_per_eval, [this](Trainer& now, EvalBatches& fixed) {
-            return evaluate_split(run_, now.state().trainable, fixed);
-          }));
-    }
     if (hooks_.interrupt != nullptr) {
       trainer.add_callback(std::make_shared<InterruptCallback>(*hooks_.interrupt));
     }
