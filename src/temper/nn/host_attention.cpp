@@ -47,41 +47,49 @@ void transpose(const float* packed, std::size_t length, std::size_t P, std::size
   }
 }
 
+// kLanes floats that the compiler keeps in registers, as many as the machine's vectors need.
+using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+static_assert(kRows == 4, "the tiles below are written for four rows");
+
+TEMPER_INLINE void store(float* to, const Lanes& lanes) {
+  *reinterpret_cast<Lanes*>(to) = lanes;
+}
+
 // out[r][t] = sum_d a[r][d] columns[d][t] for t in [first, last), tiles of kLanes.
 TEMPER_CLONES void rows_by_columns(const float* __restrict a, const float* __restrict columns, std::size_t P,
                                    std::size_t S, std::size_t first, std::size_t last, float* __restrict out) {
-  for (std::size_t t0 = first; t0 < last; t0 += kLanes) {
-    float tile[kRows][kLanes] = {};
+  for (std::size_t t = first; t < last; t += kLanes) {
+    Lanes tile0{}, tile1{}, tile2{}, tile3{};
     for (std::size_t d = 0; d < P; ++d) {
-      const float* column = columns + d * S + t0;
-      for (std::size_t r = 0; r < kRows; ++r) {
-        for (std::size_t j = 0; j < kLanes; ++j) {
-          tile[r][j] += a[r * P + d] * column[j];
-        }
-      }
+      const Lanes column = *reinterpret_cast<const Lanes*>(columns + d * S + t);
+      tile0 += a[d] * column;
+      tile1 += a[P + d] * column;
+      tile2 += a[2 * P + d] * column;
+      tile3 += a[3 * P + d] * column;
     }
-    for (std::size_t r = 0; r < kRows; ++r) {
-      std::memcpy(out + r * S + t0, tile[r], sizeof tile[r]);
-    }
+    store(out + t, tile0);
+    store(out + S + t, tile1);
+    store(out + 2 * S + t, tile2);
+    store(out + 3 * S + t, tile3);
   }
 }
 
 // out[r][d] = sum_t p[r][t] rows[t][d] for t in [first, last).
 TEMPER_CLONES void weights_by_rows(const float* __restrict p, const float* __restrict rows, std::size_t P,
                                    std::size_t S, std::size_t first, std::size_t last, float* __restrict out) {
-  for (std::size_t d0 = 0; d0 < P; d0 += kLanes) {
-    float tile[kRows][kLanes] = {};
+  for (std::size_t d = 0; d < P; d += kLanes) {
+    Lanes tile0{}, tile1{}, tile2{}, tile3{};
     for (std::size_t t = first; t < last; ++t) {
-      const float* row = rows + t * P + d0;
-      for (std::size_t r = 0; r < kRows; ++r) {
-        for (std::size_t j = 0; j < kLanes; ++j) {
-          tile[r][j] += p[r * S + t] * row[j];
-        }
-      }
+      const Lanes row = *reinterpret_cast<const Lanes*>(rows + t * P + d);
+      tile0 += p[t] * row;
+      tile1 += p[S + t] * row;
+      tile2 += p[2 * S + t] * row;
+      tile3 += p[3 * S + t] * row;
     }
-    for (std::size_t r = 0; r < kRows; ++r) {
-      std::memcpy(out + r * P + d0, tile[r], sizeof tile[r]);
-    }
+    store(out + d, tile0);
+    store(out + P + d, tile1);
+    store(out + 2 * P + d, tile2);
+    store(out + 3 * P + d, tile3);
   }
 }
 
