@@ -7,7 +7,7 @@
 
 #include "temper/data/loader.h"
 #include "temper/infer/model_view.h"
-#include "temper/models/batch_input.h"
+#include "temper/infer/batch_input.h"
 
 namespace temper {
 

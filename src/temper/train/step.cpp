@@ -2,6 +2,7 @@
 #include "temper/train/step.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "temper/nn/random.h"
 
@@ -139,8 +140,10 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
   auto [loss, gradients] = mx::value_and_grad(loss_of, all)(values(trainable));
 
   std::vector<mx::array> outputs{loss[0] / loss_scale};
+  // A loss that is not finite makes every gradient so: the step is skipped whatever they are.
+  const auto divisor = mx::where(mx::isfinite(loss[0]), loss_scale, mx::array(std::nanf("")));
   for (const auto& gradient : gradients) {
-    outputs.push_back(gradient / loss_scale);
+    outputs.push_back(gradient / divisor);
   }
   return outputs;
 }

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "temper/io/model_folder.h"
-#include "temper/models/batch_input.h"
+#include "temper/infer/batch_input.h"
 #include "temper/optim/optimizer.h"
 #include "temper/train/state.h"
 

@@ -1,4 +1,4 @@
-#include "temper/models/batch_input.h"
+#include "temper/infer/batch_input.h"
 
 #include <filesystem>
 
