@@ -68,6 +68,7 @@ TensorInfo read_info(const fs::path& path, const std::string& name, const Json& 
 
 void check_layout(const fs::path& path, const SafetensorsHeader& header, std::uint64_t data_bytes) {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+  ranges.reserve(header.tensors.size());
   for (const auto& [name, info] : header.tensors) {
     ranges.emplace_back(info.begin, info.end);
   }
