@@ -111,7 +111,7 @@ class Preparation {
         refuse_bad_row(report);
       }
     }
-    if (source.usable.empty()) {
+    if (source.usable.empty() && report.duplicates == 0) {
       throw DataError(path.string() + ": no row is left of " + with_commas(report.rows));
     }
     sources_.push_back(std::move(source));
