@@ -18,6 +18,7 @@
 #include "temper/nn/device.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
+#include "temper/train/tensorboard.h"
 
 namespace temper {
 namespace {
@@ -286,6 +287,10 @@ class RunInProgress {
  private:
   void start(Trainer& trainer) {
     trainer.add_sink(&folder_);
+    if (run_.config.report_to == "tensorboard") {
+      tensorboard_ = std::make_unique<TensorBoardWriter>(folder_.path() / "tensorboard");
+      trainer.add_sink(tensorboard_.get());
+    }
     for (auto* sink : hooks_.sinks) {
       trainer.add_sink(sink);
     }
@@ -378,6 +383,7 @@ class RunInProgress {
   Run run_;
   const RunHooks& hooks_;
   RunFolder folder_;
+  std::unique_ptr<TensorBoardWriter> tensorboard_; // with report_to
   TrainStep step_;
   Stopwatch watch_;
   Json manifest_;
