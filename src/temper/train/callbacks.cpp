@@ -1,5 +1,6 @@
 #include "temper/train/callbacks.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "temper/base/files.h"
@@ -30,12 +31,20 @@ void ReportCallback::after_step(Trainer& trainer, const StepResult& result) {
   num_tokens_ += result.num_tokens;
   num_padded_tokens_ += result.num_padded_tokens;
   supervised_tokens_ += result.num_supervised;
+  unreported_ = result;
   if (result.step % steps_per_report_ == 0 || result.step == trainer.options().total_steps) {
-    report(trainer, result);
+    report(trainer);
   }
 }
 
-void ReportCallback::report(Trainer& trainer, const StepResult& last) {
+void ReportCallback::on_end(Trainer& trainer) {
+  if (unreported_) { // the run was stopped between reports
+    report(trainer);
+  }
+}
+
+void ReportCallback::report(Trainer& trainer) {
+  const auto last = *unreported_;
   const double seconds = watch_.seconds() - paused_seconds_;
   const auto memory = memory_use();
   trainer.emit("step",
@@ -52,9 +61,10 @@ void ReportCallback::report(Trainer& trainer, const StepResult& last) {
                 {"total_memory_gb", memory.total_gb},
                 {"skipped", num_skipped_}},
                last.step);
-  const auto supervised = supervised_tokens_;
-  *this = ReportCallback(steps_per_report_);
-  supervised_tokens_ = supervised;
+  ReportCallback fresh(steps_per_report_);
+  fresh.supervised_tokens_ = supervised_tokens_;
+  fresh.num_skipped_ = num_skipped_;
+  *this = fresh;
 }
 
 void ReportCallback::pause() {
@@ -175,7 +185,7 @@ void SavingCallback::save(Trainer& trainer) {
   save_adapter_params(folder_.path(), "adapters.safetensors", state.trainable);
   save_checkpoint(path, state, options_.details);
   last_saved_ = state.step;
-  prune();
+  prune(path);
   trainer.emit("checkpoint", {{"path", path.string()}, {"kind", "periodic"}});
   trainer.notify_after_checkpoint(path);
 }
@@ -190,18 +200,21 @@ void SavingCallback::save_best(Trainer& trainer) {
   trainer.notify_after_checkpoint(path);
 }
 
-void SavingCallback::prune() const {
-  if (options_.keep_checkpoints <= 0) {
-    return;
-  }
+void SavingCallback::prune(const fs::path& newest) const {
   const auto found = list_checkpoints(folder_.checkpoints());
-  const auto keep = static_cast<std::size_t>(options_.keep_checkpoints);
-  for (std::size_t i = 0; i + keep < found.size(); ++i) {
+  const auto remove = [&](const fs::path& checkpoint) {
     std::error_code ignored; // an old checkpoint that stays does no harm
     // state.json first: without it the rest no longer counts as a checkpoint.
-    fs::remove(found[i] / "state.json", ignored);
-    fs::remove_all(found[i], ignored);
-    fs::remove(folder_.path() / (found[i].filename().string() + "_adapters.safetensors"), ignored);
+    fs::remove(checkpoint / "state.json", ignored);
+    fs::remove_all(checkpoint, ignored);
+    fs::remove(folder_.path() / (checkpoint.filename().string() + "_adapters.safetensors"), ignored);
+  };
+  // Steps that this run has yet to take are what an earlier run in this folder left.
+  const auto end = std::upper_bound(found.begin(), found.end(), newest);
+  std::for_each(end, found.end(), remove);
+  if (options_.keep_checkpoints > 0) {
+    const auto count = end - found.begin();
+    std::for_each(found.begin(), end - std::min<std::ptrdiff_t>(count, options_.keep_checkpoints), remove);
   }
 }
 

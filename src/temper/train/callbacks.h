@@ -26,9 +26,10 @@ class ReportCallback final : public Callback {
   void after_eval(Trainer& trainer, const EvalResult& result) override;
   void before_checkpoint(Trainer& trainer) override;
   void after_checkpoint(Trainer& trainer, const std::filesystem::path& path) override;
+  void on_end(Trainer& trainer) override;
 
  private:
-  void report(Trainer& trainer, const StepResult& last);
+  void report(Trainer& trainer);
   void pause();
   void go_on();
 
@@ -39,7 +40,8 @@ class ReportCallback final : public Callback {
   double weighted_loss_ = 0;
   double weight_ = 0;
   int num_steps_ = 0;
-  int num_skipped_ = 0;
+  int num_skipped_ = 0; // since the run began
+  std::optional<StepResult> unreported_;
   std::int64_t num_tokens_ = 0;
   std::int64_t num_padded_tokens_ = 0;
   std::int64_t supervised_tokens_ = 0; // since the run began
@@ -85,7 +87,7 @@ class SavingCallback final : public Callback {
  private:
   void save(Trainer& trainer);
   void save_best(Trainer& trainer);
-  void prune() const;
+  void prune(const std::filesystem::path& newest) const;
 
   const RunFolder& folder_;
   SavingOptions options_;

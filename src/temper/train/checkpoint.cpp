@@ -98,7 +98,7 @@ Json load_checkpoint(const fs::path& folder, TrainState& state) {
   } catch (const Error& error) {
     throw CheckpointError(std::string(error.what()));
   }
-  if (json.value("format_version", 0) != kFormatVersion || !json.contains("state")) {
+  if (!json.is_object() || json.value("format_version", Json()) != kFormatVersion || !json.contains("state")) {
     throw CheckpointError(manifest.string() + ": not a checkpoint of format " + std::to_string(kFormatVersion));
   }
   restore(file, all, "trainable.", state.trainable);
