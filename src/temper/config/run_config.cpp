@@ -70,7 +70,7 @@ void resolve_report_to(RunConfig& config, const std::string& name) {
       kept = service;
     } else if (service == "wandb" || service == "swanlab") {
       log::warn(name + ": " + service +
-                " is not supported and gets nothing; events.jsonl and TensorBoard files hold every number");
+                " is not supported and gets nothing; events.jsonl holds every number, tensorboard plots them");
     } else if (!service.empty()) {
       throw ConfigError(name + ": unknown service '" + service + "'; use tensorboard");
     }
