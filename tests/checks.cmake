@@ -22,33 +22,23 @@ temper_add_check(check.tidy LABEL lint ALL_CORES
 temper_add_check(check.macos LABEL lint ALL_CORES
   COMMAND "${Python3_EXECUTABLE}" "${TEMPER_SCRIPTS}/check_macos.py")
 
-file(GLOB tooling_tests CONFIGURE_DEPENDS tooling/test_*.py)
-foreach(source ${tooling_tests})
-  get_filename_component(name ${source} NAME_WE)
-  string(REPLACE test_ tooling. name ${name})
-  temper_add_check(${name} LABEL lint COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
-endforeach()
+# <part>/test_<name>.py becomes <part>.<name>.
+function(temper_add_python_tests part)
+  file(GLOB sources CONFIGURE_DEPENDS ${part}/test_*.py)
+  foreach(source ${sources})
+    get_filename_component(name ${source} NAME_WE)
+    string(REPLACE test_ ${part}. name ${name})
+    temper_add_check(${name} ${ARGN} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
+  endforeach()
+endfunction()
 
-file(GLOB parity_tests CONFIGURE_DEPENDS parity/test_*.py)
-foreach(source ${parity_tests})
-  get_filename_component(name ${source} NAME_WE)
-  string(REPLACE test_ parity. name ${name})
-  temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
-endforeach()
-
-file(GLOB program_tests CONFIGURE_DEPENDS cli/test_*.py)
-foreach(source ${program_tests})
-  get_filename_component(name ${source} NAME_WE)
-  string(REPLACE test_ cli. name ${name})
-  temper_add_check(${name} COMMAND "${Python3_EXECUTABLE}" -m pytest -q -p no:cacheprovider "${source}")
-endforeach()
-
+temper_add_python_tests(tooling LABEL lint)
+temper_add_python_tests(parity)
+temper_add_python_tests(cli)
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
 
-if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
-  temper_add_check(faults COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
-endif()
-
+temper_add_check(faults ALL_CORES
+  COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/faults/run.py")
 temper_add_check(install.library ALL_CORES
   COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/install/find_package.sh" "${CMAKE_BINARY_DIR}" "${Python3_EXECUTABLE}")
 temper_add_check(install.wheel ALL_CORES
