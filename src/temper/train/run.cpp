@@ -398,7 +398,7 @@ RunResult test_only(const RunConfig& config, const RunHooks& hooks) {
     run.lora = adapter.lora;
     run.trainable = std::move(adapter.params);
   }
-  const auto emit = [&](std::string type, Json data) {
+  const auto emit = [&](const std::string& type, const Json& data) {
     for (auto* sink : hooks.sinks) {
       sink->on_event({type, wall_time(), 0, data});
     }
