@@ -5,7 +5,7 @@
 #include <csignal>
 #include <cstring>
 
-#include "io/temp_folder.h"
+#include "text/fixtures.h"
 #include "nn/support.h"
 #include "temper/base/error.h"
 #include "temper/base/files.h"

@@ -1,7 +1,7 @@
 // A model folder of random weights, small enough to write in a test.
 #pragma once
 
-#include "io/temp_folder.h"
+#include "text/fixtures.h"
 #include "nn/support.h"
 #include "temper/base/json.h"
 #include "temper/io/model_folder.h"

@@ -75,7 +75,7 @@ TEST_CASE("gradients agree with finite differences: LoRA and full, checkpointing
     check_slopes(model, trainable, batch_of(kExamples, false), step_options());
     for (const bool checkpoint : {false, true}) {
       for (const bool packing : {false, true}) {
-        for (const auto attention : {PackedAttention::documents, PackedAttention::dense_mask}) {
+        for (const auto attention : attentions()) {
           CAPTURE(full);
           CAPTURE(checkpoint);
           CAPTURE(packing);

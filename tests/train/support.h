@@ -46,6 +46,15 @@ inline HostBatch batch_of(const std::vector<Example>& examples, bool packing) {
   return BatchLoader(make_token_dataset(examples), options).next();
 }
 
+// How packed rows may be computed; the host kernels run on a CPU alone.
+inline std::vector<PackedAttention> attentions() {
+  std::vector<PackedAttention> all{PackedAttention::documents, PackedAttention::dense_mask};
+  if (mx::default_device() == mx::Device::cpu) {
+    all.push_back(PackedAttention::host);
+  }
+  return all;
+}
+
 inline StepOptions step_options(const std::string& optimizer = "adam", float dropout = 0.0F) {
   StepOptions options;
   options.lora = {.rank = 4, .scale = 2.0F, .dropout = dropout};

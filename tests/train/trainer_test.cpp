@@ -125,7 +125,7 @@ TEST_CASE("rule 9: packed and unpacked losses and gradients agree, step by step"
     return training;
   };
   const auto padded = train(false, PackedAttention::documents);
-  for (const auto attention : {PackedAttention::documents, PackedAttention::dense_mask}) {
+  for (const auto attention : attentions()) {
     const auto packed = train(true, attention);
     std::int64_t columns_saved = 0;
     for (std::size_t i = 0; i < 6; ++i) {

@@ -18,6 +18,7 @@ struct StepResult {
   double loss = 0;       // mean over the step's supervised tokens
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
+  double epoch = 0;                   // passes over the data, this step's batches included
   bool skipped = false;               // not finite: nothing changed
   std::int64_t num_tokens = 0;        // real
   std::int64_t num_padded_tokens = 0; // columns of the batch, padding included

@@ -55,7 +55,7 @@ void ReportCallback::report(Trainer& trainer) {
                 {"tokens_per_second", static_cast<double>(num_tokens_) / seconds},
                 {"padded_tokens_per_second", static_cast<double>(num_padded_tokens_) / seconds},
                 {"iterations_per_second", num_steps_ / seconds},
-                {"epoch", trainer.epoch()},
+                {"epoch", last.epoch},
                 {"memory_gb", memory.active_gb},
                 {"peak_memory_gb", memory.peak_gb},
                 {"total_memory_gb", memory.total_gb},
@@ -209,7 +209,7 @@ void SavingCallback::prune(const fs::path& newest) const {
     fs::remove_all(checkpoint, ignored);
     fs::remove(folder_.path() / (checkpoint.filename().string() + "_adapters.safetensors"), ignored);
   };
-  // Steps that this run has yet to take are what an earlier run in this folder left.
+  // Steps yet to be taken: left from before the run was set back to an earlier checkpoint.
   const auto end = std::upper_bound(found.begin(), found.end(), newest);
   std::for_each(end, found.end(), remove);
   if (options_.keep_checkpoints > 0) {

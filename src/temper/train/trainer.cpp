@@ -106,6 +106,7 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   result.learning_rate = options_.schedule(updates_done);
   ++state_.step;
   result.step = state_.step;
+  result.epoch = loader_.epoch();
   result.num_supervised = supervised;
   Pending pending{loss, std::nullopt, result};
   if (state_.step % shares == 0) {
