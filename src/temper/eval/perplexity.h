@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "temper/data/loader.h"
-#include "temper/infer/model_view.h"
 #include "temper/infer/batch_input.h"
+#include "temper/infer/model_view.h"
 
 namespace temper {
 

@@ -57,6 +57,7 @@ std::vector<mx::array> host_op(const std::vector<mx::array>& inputs,
                                const std::vector<mx::Shape>& output_shapes, HostKernel kernel) {
   const auto stream = mx::default_stream(mx::Device::cpu);
   std::vector<mx::array> contiguous;
+  contiguous.reserve(inputs.size());
   for (const auto& input : inputs) {
     contiguous.push_back(mx::contiguous(input, false, stream));
   }

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "temper/io/model_folder.h"
 #include "temper/infer/batch_input.h"
+#include "temper/io/model_folder.h"
 #include "temper/optim/optimizer.h"
 #include "temper/train/state.h"
 
