@@ -19,7 +19,8 @@ std::string device_name();
 
 // Before the first MLX call: gives the kernels that MLX compiles at run time on a CPU a private folder of
 // this process (MLX's own, shared between processes, is neither locked nor checked for its owner), and
-// bounds the allocator's cache to `cache_bytes` (0: a quarter of the device's memory). Safe to call twice.
+// bounds the allocator's cache to `cache_bytes` (0: a quarter of a GPU's memory, nothing on a CPU). Safe to
+// call twice.
 void prepare_device(std::uint64_t cache_bytes = 0);
 
 } // namespace temper
