@@ -2,6 +2,8 @@
 # What every script here starts with: strict mode, the repository's root as the working folder, plain messages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Clones in other folders share what ccache holds.
+export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 say() {
   printf '== %s\n' "$*" >&2
