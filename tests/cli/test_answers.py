@@ -59,6 +59,14 @@ def test_generate_repeats_with_a_seed(model):
     assert sampled(1) == sampled(1) != sampled(2)
 
 
+def test_an_answer_that_stops_early_ends_the_program_cleanly():
+    """One step ahead of the answer's end, work is in flight at exit; without a wait one run in twelve crashed."""
+    base = pathlib.Path(__file__).resolve().parents[2] / "examples" / "hawaiian" / "base"
+    for _ in range(40):
+        done = run("generate", "--model", base, "--prompt", "Translate to Hawaiian: I see.", "--max-tokens", 40)
+        assert done.returncode == 0, done.stderr
+
+
 def test_ctrl_c_ends_generate_with_what_it_has(model):
     process = start("generate", "--model", model, "--prompt", "w9", *ENDLESS)
     first = process.stdout.read(20)

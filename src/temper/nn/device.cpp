@@ -1,6 +1,7 @@
 #include "temper/nn/device.h"
 
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <string>
 #include <variant>
@@ -65,6 +66,8 @@ class PrivateFolder {
   fs::path path_;
 };
 
+bool is_prepared = false;
+
 } // namespace
 
 MemoryUse memory_use() {
@@ -85,6 +88,7 @@ std::string device_name() {
 
 void prepare_device(std::uint64_t cache_bytes) {
   static const PrivateFolder kernels;
+  is_prepared = true;
   if (mx::default_device() == mx::Device::cpu) {
     // Fused element-wise kernels there cost seconds of g++ each and gain nothing over the host kernels.
     mx::set_compile_mode(mx::CompileMode::no_fuse);
@@ -96,6 +100,16 @@ void prepare_device(std::uint64_t cache_bytes) {
   const bool is_cpu = mx::default_device() == mx::Device::cpu;
   const auto bound = is_cpu ? 0.0 : device_memory_bytes() / 4;
   mx::set_cache_limit(cache_bytes > 0 ? cache_bytes : static_cast<std::size_t>(bound));
+}
+
+void finish_device() noexcept {
+  try {
+    if (is_prepared) {
+      mx::synchronize();
+    }
+  } catch (const std::exception&) {
+    // What failed on the device was reported where its result was wanted.
+  }
 }
 
 } // namespace temper

@@ -23,4 +23,8 @@ std::string device_name();
 // call twice.
 void prepare_device(std::uint64_t cache_bytes = 0);
 
+// Before the process ends: waits for work that is still in flight. MLX's CPU thread would otherwise go on while
+// the process's statics are destroyed under it, which corrupts the heap. Nothing without prepare_device().
+void finish_device() noexcept;
+
 } // namespace temper
