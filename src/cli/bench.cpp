@@ -40,7 +40,7 @@ std::filesystem::path shape_file(const std::string& shape) {
   if (std::filesystem::is_regular_file(shape)) {
     return shape;
   }
-  const auto named = std::filesystem::path("bench/shapes") / (shape + ".json");
+  auto named = std::filesystem::path("bench/shapes") / (shape + ".json");
   if (!std::filesystem::exists(named)) {
     throw ConfigError("--shape " + shape + ": neither a config.json nor a name in bench/shapes");
   }

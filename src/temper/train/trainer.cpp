@@ -78,6 +78,7 @@ void Trainer::run() {
 std::vector<HostBatch> Trainer::next_batches() {
   const int count = options_.compat_mlx_lm ? 1 : options_.grad_accumulation_steps;
   std::vector<HostBatch> batches;
+  batches.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     batches.push_back(loader_.next());
   }
