@@ -26,8 +26,8 @@ def curve(events):
 
 def scores(before, after):
     print(f"\n{len(before['answers'])} held-out sentences  before   after")
-    for name, label in (("exact", "exact match, %"), ("chrf", "chrF")):
-        print(f"  {label:21} {before[name]:6.1f}  {after[name]:6.1f}")
+    for name, label, digits in (("exact", "exact match, %", 1), ("chrf", "chrF", 1), ("loss", "loss", 3)):
+        print(f"  {label:20} {before[name]:7.{digits}f} {after[name]:7.{digits}f}")
 
 
 def side_by_side(before, after):
@@ -50,6 +50,7 @@ def main():
     scores(before, after)
     side_by_side(before, after)
     print("The sentences are synthetic: made by a script from a lexicon, not checked by speakers of Hawaiian.")
+    print(f"The run is in {run}: adapters, checkpoints, events.jsonl, run.json.")
 
 
 if __name__ == "__main__":
