@@ -131,7 +131,7 @@ Json run_step_bench(const BenchOptions& options) {
     }
     const auto batch = loader.next();
     tokens += batch.num_tokens;
-    padded += std::int64_t{batch.rows} * batch.width;
+    padded += num_padded_tokens(batch);
     auto part = step.gradients(state, batch, 1.0F / static_cast<float>(batch.num_supervised));
     const auto outcome = step.update(state, part.gradients, 1e-5);
     ++state.micro_step;

@@ -35,4 +35,10 @@ struct HostBatch {
   }
 };
 
+// Tokens of the batch with its padding: its columns, and the last token of each document, which is no input.
+// At least num_tokens.
+inline std::int64_t num_padded_tokens(const HostBatch& batch) {
+  return std::int64_t{batch.rows} * batch.width + static_cast<std::int64_t>(batch.documents.size());
+}
+
 } // namespace temper

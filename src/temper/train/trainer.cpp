@@ -100,7 +100,7 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
     accumulate(std::move(part.gradients));
     ++state_.micro_step;
     result.num_tokens += batch.num_tokens;
-    result.num_padded_tokens += std::int64_t{batch.rows} * batch.width;
+    result.num_padded_tokens += num_padded_tokens(batch);
   }
 
   const auto updates_done = state_.step / shares;
