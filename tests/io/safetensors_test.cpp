@@ -5,11 +5,11 @@
 #include <csignal>
 #include <cstring>
 
-#include "text/fixtures.h"
 #include "nn/support.h"
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/base/json.h"
+#include "text/fixtures.h"
 
 using namespace temper;
 using namespace temper::test;

@@ -1,13 +1,13 @@
 // A model folder of random weights, small enough to write in a test.
 #pragma once
 
-#include "text/fixtures.h"
 #include "nn/support.h"
 #include "temper/base/json.h"
 #include "temper/io/model_folder.h"
 #include "temper/io/safetensors.h"
 #include "temper/models/decoder.h"
 #include "temper/models/registry.h"
+#include "text/fixtures.h"
 
 namespace temper::test {
 
