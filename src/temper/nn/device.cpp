@@ -87,9 +87,10 @@ std::string device_name() {
 }
 
 void prepare_device(std::uint64_t cache_bytes) {
-  static const PrivateFolder kernels;
   is_prepared = true;
   if (mx::default_device() == mx::Device::cpu) {
+    // On a GPU MLX's own cache stays: to compile its kernels anew took a process 85 s on an H200.
+    static const PrivateFolder kernels;
     // Fused element-wise kernels there cost seconds of g++ each and gain nothing over the host kernels.
     mx::set_compile_mode(mx::CompileMode::no_fuse);
     keep_freed_memory();
