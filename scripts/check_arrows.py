@@ -15,7 +15,7 @@ ARROWS = {
     "nn": ["quant"],
     "models": ["nn"],
     "io": ["models"],
-    "optim": ["config", "nn"],  # its structs say what to optimize with (docs/decisions/0006)
+    "optim": ["config", "nn"],  # its structs say what to optimize with (docs/decisions/0008)
     "dist": ["nn"],
     "infer": ["data", "io"],
     "eval": ["infer"],
