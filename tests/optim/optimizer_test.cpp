@@ -158,6 +158,28 @@ TEST_CASE("state is fp32 whatever the parameters are, and only what the optimize
   CHECK(state.at("v.w").dtype() == mx::float32);
 }
 
+TEST_CASE("a parameter group multiplies the learning rate; the first that fits counts") {
+  const Params params{{"a.lora_a", mx::zeros({2, 2})}, {"a.lora_b", mx::zeros({2, 2})}};
+  const Params gradients{{"a.lora_a", mx::ones({2, 2})}, {"a.lora_b", mx::ones({2, 2})}};
+  auto optimizer = make_optimizer("adam", {});
+  optimizer.groups = {{"*.lora_b", 16.0}, {"*", 0.5}};
+  const auto moved =
+      optimizer
+          .step(params, gradients, optimizer.initial_state(params), mx::array(0.01F), mx::array(0, mx::int32))
+          .first;
+  CHECK(max_difference(moved.at("a.lora_b"), mx::full({2, 2}, -0.16F)) < 1e-5F);
+  CHECK(max_difference(moved.at("a.lora_a"), mx::full({2, 2}, -0.005F)) < 1e-6F);
+}
+
+TEST_CASE("a parameter group that fits nothing is refused") {
+  auto optimizer = make_optimizer("adam", {});
+  optimizer.groups = {{"*.lora_c"}};
+  const auto message = message_of<ConfigError>([&] {
+    optimizer.initial_state({{"a.lora_a", mx::zeros({2, 2})}});
+  });
+  CHECK(message == "parameter_groups: '*.lora_c' fits no trained parameter, such as a.lora_a");
+}
+
 TEST_CASE("clipping agrees with torch") {
   const auto problem = read_json(kFixtures / "torch.json");
   const auto gradients = to_params(problem.at("gradients").front());

@@ -1,5 +1,7 @@
 #include "temper/optim/optimizer.h"
 
+#include <algorithm>
+
 #include "temper/base/error.h"
 
 namespace temper {
@@ -39,10 +41,17 @@ Optimizer make_optimizer(const std::string& name, const OptimizerConfig& config)
   if (name != "adam" && name != "adamw" && name != "sgd") {
     throw ConfigError("optimizer: " + name + " is not one of adam, adamw, sgd");
   }
-  return {name, config};
+  return {name, config, {}};
 }
 
 Params Optimizer::initial_state(const Params& params) const {
+  for (const auto& group : groups) {
+    if (std::none_of(params.begin(), params.end(),
+                     [&](const auto& entry) { return group_of({group}, entry.first) != nullptr; })) {
+      throw ConfigError("parameter_groups: '" + group.match + "' fits no trained parameter" +
+                        (params.empty() ? "" : ", such as " + params.begin()->first));
+    }
+  }
   Params state;
   for (const auto& [key, parameter] : params) {
     const auto zeros = mx::zeros(parameter.shape(), mx::float32);
@@ -65,26 +74,31 @@ std::pair<Params, Params> Optimizer::step(const Params& params, const Params& gr
   for (const auto& [key, parameter] : params) {
     auto gradient = mx::astype(gradients.at(key), mx::float32);
     auto value = parameter;
-    const bool decayed = config.weight_decay > 0 && decays(key, parameter);
+    const auto* group = group_of(groups, key);
+    const auto rate = group != nullptr ? learning_rate * scalar(group->learning_rate_ratio) : learning_rate;
+    const double decay = group != nullptr && group->weight_decay ? *group->weight_decay
+                         : decays(key, parameter)                ? config.weight_decay
+                                                                 : 0.0;
+    const bool decayed = decay > 0;
     if (name == "sgd") {
       if (decayed) {
-        gradient = gradient + scalar(config.weight_decay) * value;
+        gradient = gradient + scalar(decay) * value;
       }
       if (config.momentum > 0) {
         const auto momentum = scalar(config.momentum) * state.at("momentum." + key) + gradient;
         new_state.emplace("momentum." + key, momentum);
         gradient = config.nesterov ? gradient + scalar(config.momentum) * momentum : momentum;
       }
-      new_params.emplace(key, value - learning_rate * gradient);
+      new_params.emplace(key, value - rate * gradient);
       continue;
     }
     if (name == "adamw" && decayed) {
-      value = value * (scalar(1.0) - learning_rate * scalar(config.weight_decay));
+      value = value * (scalar(1.0) - rate * scalar(decay));
     }
     const auto update = adam_step(config, gradient, state.at("m." + key), state.at("v." + key), count);
     new_state.emplace("m." + key, update.m);
     new_state.emplace("v." + key, update.v);
-    new_params.emplace(key, value - learning_rate * update.direction);
+    new_params.emplace(key, value - rate * update.direction);
   }
   return {std::move(new_params), std::move(new_state)};
 }

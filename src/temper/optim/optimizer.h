@@ -4,7 +4,9 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "temper/config/parameter_groups.h"
 #include "temper/config/run_config.h"
 #include "temper/nn/params.h"
 
@@ -15,8 +17,9 @@ namespace temper {
 struct Optimizer {
   std::string name = "adam"; // adam, adamw, sgd
   OptimizerConfig config;
+  std::vector<ParameterGroup> groups{}; // the first that fits a parameter's name counts
 
-  // Zero moments for each of `params`, as "<kind>.<parameter>". Lazy.
+  // Zero moments for each of `params`, as "<kind>.<parameter>". Lazy. Throws ConfigError if a group fits none.
   Params initial_state(const Params& params) const;
 
   // The parameters and state after one step. `count`: int32 scalar, steps done before; `learning_rate`: fp32
