@@ -47,4 +47,19 @@ void attention_gradient(const AttentionShape& shape, const float* q, const float
                         const std::int32_t* documents, const float* out, const float* log_sums,
                         const float* d_out, float* d_q, float* d_k, float* d_v);
 
+// Rows times the matrix of each row's expert (expert_matmul.h), by BLAS; not offered on Apple machines.
+struct ExpertShape {
+  std::size_t rows = 0;
+  std::size_t experts = 0;     // E
+  std::size_t matrix_rows = 0; // of each expert's matrix
+  std::size_t matrix_columns = 0;
+};
+bool has_expert_kernels();
+// out = x M_e, or x M_e^T if `transposed`, by rows; `matrices` [E, matrix_rows, matrix_columns].
+void expert_product(const ExpertShape& shape, bool transposed, const float* x, const float* matrices,
+                    const std::uint32_t* experts, float* out);
+// out [E, matrix_rows, matrix_columns] = sum of left_p right_p^T over each expert's rows.
+void expert_outer(const ExpertShape& shape, const float* left, const float* right, const std::uint32_t* experts,
+                  float* out);
+
 } // namespace temper::host

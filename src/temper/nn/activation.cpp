@@ -1,0 +1,62 @@
+#include "temper/nn/activation.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "temper/nn/fused.h"
+
+namespace temper {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+constexpr float kClampedAlpha = 1.702F;
+constexpr float kClampedLimit = 7.0F;
+
+mx::array gelu(const mx::array& x) {
+  return x * (mx::erf(x * (1.0F / std::numbers::sqrt2_v<float>)) + 1.0F) * 0.5F;
+}
+
+mx::array gelu_tanh(const mx::array& x) {
+  const float root = std::sqrt(2.0F * std::numbers::inv_pi_v<float>);
+  return x * (mx::tanh(root * (x + 0.044715F * x * x * x)) + 1.0F) * 0.5F;
+}
+
+mx::array clamped_swiglu(const mx::array& gate, const mx::array& up) {
+  const auto limit = mx::array(kClampedLimit);
+  const auto g = mx::minimum(gate, limit);
+  return g * mx::sigmoid(kClampedAlpha * g) * (mx::clip(up, -limit, limit) + 1.0F);
+}
+
+mx::array plain_glu(Activation activation, const mx::array& gate, const mx::array& up) {
+  switch (activation) {
+    case Activation::gelu:
+      return gelu(gate) * up;
+    case Activation::gelu_tanh:
+      return gelu_tanh(gate) * up;
+    case Activation::clamped_swiglu:
+      return clamped_swiglu(gate, up);
+    case Activation::silu:
+      break;
+  }
+  return gate * mx::sigmoid(gate) * up;
+}
+
+} // namespace
+
+mx::array glu(Activation activation, const mx::array& gate, const mx::array& up) {
+  if (activation == Activation::silu) {
+    return swiglu(gate, up);
+  }
+  const auto forward = [activation](const Arrays& in) {
+    const auto y = plain_glu(activation, mx::astype(in[0], mx::float32), mx::astype(in[1], mx::float32));
+    return Arrays{mx::astype(y, in[0].dtype())};
+  };
+  // Recomputed, and not before its cotangent is there: else the fp32 terms of every layer would wait for it.
+  const auto backward = [forward](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    return mx::vjp(forward, mx::depends(in, cotangents), cotangents).second;
+  };
+  return mx::custom_vjp(forward, backward)({gate, up})[0];
+}
+
+} // namespace temper

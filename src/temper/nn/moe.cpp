@@ -1,0 +1,237 @@
+#include "temper/nn/moe.h"
+
+#include <cmath>
+
+#include "temper/base/error.h"
+#include "temper/nn/expert_matmul.h"
+#include "temper/nn/random.h"
+
+namespace temper {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+// From here on sorting pays for its two gathers.
+constexpr int kSortedPairs = 64;
+// Unpacking writes and reads each expert's dense weights once, a packed product reads the packed ones once a
+// pair: from about this many pairs an expert on, unpacking moves fewer bytes.
+constexpr int kUnpackedPairsPerExpert = 8;
+
+RowExperts row_experts(const ExpertOrder& order) {
+  return {order.experts_P, order.order_P.has_value()};
+}
+
+mx::Shape with_features(mx::Shape leading, int features) {
+  leading.push_back(features);
+  return leading;
+}
+
+// x's rows by `index`, each row of x `copies` times; `inverse` holds the places of each row's copies, so that
+// the gradient is a gather too: deterministic, and faster than a scatter-add.
+mx::array gather_rows(const mx::array& x, const mx::array& index, const mx::array& inverse, int copies) {
+  const auto forward = [](const Arrays& in) { return Arrays{mx::take(in[0], in[1], 0)}; };
+  const auto backward = [copies](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    auto rows = mx::take(cotangents[0], in[2], 0);
+    if (copies > 1) {
+      rows = mx::sum(mx::unflatten(rows, 0, {-1, copies}), 1);
+    }
+    return Arrays{rows, mx::zeros_like(in[1]), mx::zeros_like(in[2])};
+  };
+  return mx::custom_vjp(forward, backward)({x, index, inverse})[0];
+}
+
+void check_layer(const ExpertWeights& w, const mx::array& x) {
+  const auto refuse = [&](const std::string& what) {
+    throw ModelError("expert layer with weight " + shape_text(w.weight.shape()) + ": " + what);
+  };
+  if (x.ndim() != 2 || w.weight.ndim() != 3) {
+    refuse("a weight [experts, out, in] and rows [pairs, in] are needed, not rows " + shape_text(x.shape()));
+  }
+  const int experts = w.weight.shape(0);
+  const int out = w.weight.shape(1);
+  const int in = w.scales ? w.weight.shape(2) * 32 / w.packing.bits : w.weight.shape(2);
+  if (in != x.shape(1)) {
+    refuse("it takes " + std::to_string(in) + " features but its input has " + std::to_string(x.shape(1)));
+  }
+  const mx::Shape groups{experts, out, in / w.packing.group_size};
+  if (w.scales && w.scales->shape() != groups) {
+    refuse("scales " + shape_text(w.scales->shape()) + " should be " + shape_text(groups));
+  }
+  if (w.bias && w.bias->shape() != mx::Shape{experts, out}) {
+    refuse("bias " + shape_text(w.bias->shape()) + " should be " + shape_text({experts, out}));
+  }
+  if (w.lora_a.has_value() != w.lora_b.has_value()) {
+    refuse("lora_a and lora_b come together");
+  }
+  if (w.lora_a) {
+    const auto& a = *w.lora_a;
+    const auto& b = *w.lora_b;
+    if (a.ndim() != 3 || a.shape(0) != experts || a.shape(2) != in ||
+        b.shape() != mx::Shape{experts, out, a.shape(1)}) {
+      refuse("LoRA factors " + shape_text(a.shape()) + " and " + shape_text(b.shape()) +
+             " should be [experts, rank, in] and [experts, out, rank]");
+    }
+  }
+}
+
+// The packed parts of a layer as inputs of a custom gradient, and back.
+Arrays packed_inputs(const ExpertWeights& w) {
+  Arrays parts{w.weight, *w.scales};
+  if (w.quant_biases) {
+    parts.push_back(*w.quant_biases);
+  }
+  return parts;
+}
+
+mx::array unpack(const ExpertPacking& packing, const Arrays& parts, mx::Dtype dtype) {
+  const auto biases = parts.size() > 2 ? std::optional(parts[2]) : std::nullopt;
+  return mx::dequantize(parts[0], parts[1], biases, packing.group_size, packing.bits, packing.mode,
+                        std::nullopt, dtype);
+}
+
+// x W_e^T through dense weights that live for the product only: the backward pass unpacks them again, and not
+// before its cotangent is there.
+mx::array unpacked_product(const ExpertWeights& w, const RowExperts& rows, const mx::array& x) {
+  const auto forward = [packing = w.packing, sorted = rows.sorted](const Arrays& in) {
+    const auto dense = unpack(packing, {in.begin() + 2, in.end()}, in[0].dtype());
+    return Arrays{expert_matmul({in[1], sorted}, in[0], dense)};
+  };
+  const auto backward = [packing = w.packing, sorted = rows.sorted](const Arrays& in, const Arrays& cotangents,
+                                                                    const Arrays&) {
+    const auto parts = mx::depends({in.begin() + 2, in.end()}, cotangents);
+    const auto dense = unpack(packing, parts, in[0].dtype());
+    Arrays gradients{expert_matmul_plain({in[1], sorted}, cotangents[0], dense)};
+    for (std::size_t i = 1; i < in.size(); ++i) {
+      gradients.push_back(mx::zeros_like(in[i]));
+    }
+    return gradients;
+  };
+  Arrays inputs{x, rows.experts_P};
+  for (const auto& part : packed_inputs(w)) {
+    inputs.push_back(part);
+  }
+  return mx::custom_vjp(forward, backward)(inputs)[0];
+}
+
+mx::array base_product(const ExpertWeights& w, const RowExperts& rows, const mx::array& x) {
+  if (!w.scales) {
+    return expert_matmul(rows, x, w.weight);
+  }
+  if (x.shape(0) >= kUnpackedPairsPerExpert * w.weight.shape(0)) {
+    return unpacked_product(w, rows, x);
+  }
+  const auto& p = w.packing;
+  const auto y = mx::gather_qmm(mx::expand_dims(x, 1), w.weight, *w.scales, w.quant_biases, std::nullopt,
+                                rows.experts_P, true, p.group_size, p.bits, p.mode, std::nullopt, rows.sorted);
+  return mx::astype(mx::squeeze(y, 1), x.dtype());
+}
+
+} // namespace
+
+Routes route(const RoutingSpec& spec, const mx::array& logits) {
+  const int experts = logits.shape(-1);
+  if (spec.num_chosen < 1 || spec.num_chosen > experts) {
+    throw ModelError("a router cannot choose " + std::to_string(spec.num_chosen) + " of " +
+                     std::to_string(experts) + " experts");
+  }
+  const auto scores = mx::astype(logits, mx::float32);
+  // MLX's argsort is stable, its argpartition promises no order.
+  const auto best_first = mx::argsort(mx::negative(mx::stop_gradient(scores)), -1);
+  auto stop = best_first.shape();
+  stop.back() = spec.num_chosen;
+  const auto chosen = mx::slice(best_first, mx::Shape(stop.size(), 0), stop);
+  if (spec.renormalize) {
+    return {chosen, mx::softmax(mx::take_along_axis(scores, chosen, -1), -1)};
+  }
+  return {chosen, mx::take_along_axis(mx::softmax(scores, -1), chosen, -1)};
+}
+
+mx::array load_balance(const mx::array& logits, const Routes& routes, const std::optional<mx::array>& real) {
+  const int experts = logits.shape(-1);
+  const int chosen = routes.experts.shape(-1);
+  const auto probabilities_NE =
+      mx::softmax(mx::astype(mx::reshape(mx::stop_gradient(logits), {-1, experts}), mx::float32), -1);
+  const int tokens = probabilities_NE.shape(0);
+  const auto real_N1 =
+      real ? mx::astype(mx::reshape(*real, {tokens, 1}), mx::float32) : mx::ones({tokens, 1}, mx::float32);
+  const auto count = mx::sum(real_N1);
+  const auto mean_E = mx::sum(probabilities_NE * real_N1, 0) / count;
+  // Whole numbers: exact in any order of the additions.
+  const auto pairs_E = mx::scatter_add_axis(mx::zeros({experts}, mx::float32), mx::flatten(routes.experts),
+                                            mx::flatten(mx::broadcast_to(real_N1, {tokens, chosen})), 0);
+  const auto share_E = pairs_E / (count * static_cast<float>(chosen));
+  const auto balance = static_cast<float>(experts) * mx::sum(share_E * mean_E);
+  return mx::stop_gradient(mx::where(mx::greater(count, mx::array(0.0F)), balance, mx::array(1.0F)));
+}
+
+ExpertOrder order_experts(const mx::array& experts) {
+  auto leading = experts.shape();
+  const int chosen = leading.back();
+  leading.pop_back();
+  const auto pairs = mx::flatten(mx::stop_gradient(experts));
+  if (pairs.shape(0) < kSortedPairs) {
+    return {pairs, std::nullopt, std::nullopt, leading, chosen};
+  }
+  const auto order = mx::astype(mx::argsort(pairs), mx::int32);
+  const auto inverse = mx::astype(mx::argsort(order), mx::int32);
+  return {mx::take(pairs, order), order, inverse, leading, chosen};
+}
+
+mx::array expert_rows(const ExpertOrder& order, const mx::array& x) {
+  const int features = x.shape(-1);
+  const int chosen = order.num_chosen;
+  const auto x_NI = mx::reshape(x, {-1, features});
+  if (!order.order_P) {
+    const auto repeated = mx::broadcast_to(mx::expand_dims(x_NI, 1), {x_NI.shape(0), chosen, features});
+    return mx::reshape(repeated, {-1, features});
+  }
+  return gather_rows(x_NI, mx::floor_divide(*order.order_P, mx::array(chosen)), *order.inverse_P, chosen);
+}
+
+mx::array combine_experts(const ExpertOrder& order, const mx::array& y_PO, const mx::array& weights) {
+  const int features = y_PO.shape(1);
+  const auto pairs = order.order_P ? gather_rows(y_PO, *order.inverse_P, *order.order_P, 1) : y_PO;
+  const auto y_NKO = mx::reshape(pairs, {-1, order.num_chosen, features});
+  const auto weights_N1K = mx::reshape(mx::astype(weights, y_PO.dtype()), {-1, 1, order.num_chosen});
+  return mx::reshape(mx::matmul(weights_N1K, y_NKO), with_features(order.leading, features));
+}
+
+mx::array expert_linear(const ExpertWeights& weights, const ExpertOrder& order, const mx::array& x_PI,
+                        const LoraConfig& lora, const std::optional<mx::array>& dropout_key) {
+  check_layer(weights, x_PI);
+  const auto rows = row_experts(order);
+  auto y = base_product(weights, rows, x_PI);
+  if (weights.bias) {
+    y = y + expert_bias(rows, mx::astype(*weights.bias, x_PI.dtype()));
+  }
+  if (!weights.lora_a) {
+    return y;
+  }
+  const auto dropped = dropout_key && lora.dropout > 0 ? dropout(x_PI, lora.dropout, *dropout_key) : x_PI;
+  const auto inner = expert_matmul(rows, dropped, *weights.lora_a);
+  return y + expert_matmul(rows, inner, *weights.lora_b * lora.scale);
+}
+
+Params init_expert_lora(const LoraConfig& config, const std::vector<std::pair<std::string, mx::Shape>>& layers,
+                        std::uint64_t seed) {
+  Params params;
+  for (const auto& [name, shape] : layers) {
+    const int experts = shape.at(0);
+    const int out = shape.at(1);
+    const int in = shape.at(2);
+    const float bound = 1.0F / std::sqrt(static_cast<float>(in));
+    params.insert_or_assign(name + ".lora_a", mx::random::uniform(-bound, bound, {experts, config.rank, in},
+                                                                  mx::float32, named_key(seed, name)));
+    params.insert_or_assign(name + ".lora_b", mx::zeros({experts, out, config.rank}, mx::float32));
+  }
+  mx::eval(values(params));
+  return params;
+}
+
+mx::array merge_expert_lora(const LoraConfig& config, const mx::array& lora_a, const mx::array& lora_b,
+                            const mx::array& weight) {
+  const auto update = mx::matmul(mx::astype(lora_b, mx::float32), mx::astype(lora_a, mx::float32));
+  return mx::astype(mx::astype(weight, mx::float32) + config.scale * update, weight.dtype());
+}
+
+} // namespace temper
