@@ -301,7 +301,7 @@ def qwen3_5(architecture, model_type, tied, **more):
         "architectures": [architecture],
         "model_type": model_type,
         **QWEN3_5_IMAGES,
-        "text_config": qwen3_5_text(model_type + "_text", **more),
+        "text_config": qwen3_5_text(model_type + "_text", **({"tie_word_embeddings": True} if tied else {}), **more),
         "tie_word_embeddings": tied,
         "transformers_version": "4.57.0.dev0",
         "vision_config": vision,

@@ -1,0 +1,238 @@
+// Every family against transformers (tests/golden/make_family_fixtures.py made the fixtures), and what must
+// hold for each: nothing unknown in its config, saving and loading, training, packing.
+#include "models/families.h"
+
+#include "temper/base/log.h"
+#include "train/support.h"
+
+using namespace temper;
+using namespace temper::test;
+
+namespace {
+
+mx::array logits(const Model& model, const mx::array& tokens) {
+  ForwardContext context{ParamView(model.params), {}, {}};
+  return decoder_logits(model.spec, context.params, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
+}
+
+// Mean next-token loss of every position but each row's last.
+mx::array mean_loss(const DecoderSpec& spec, const ParamView& params, const mx::array& tokens,
+                    bool checkpoint) {
+  ForwardContext context{params, {}, {}};
+  const auto hidden = decoder_hidden(spec, context, {.tokens_BT = tokens, .checkpoint = checkpoint});
+  const int rows = tokens.shape(0);
+  const int width = tokens.shape(1);
+  const int count = rows * (width - 1);
+  const auto places = mx::reshape(mx::arange(0, rows * width, 1, mx::int32), {rows, width});
+  const LossTargets targets{mx::flatten(mx::slice(places, {0, 0}, {rows, width - 1})),
+                            mx::flatten(mx::slice(tokens, {0, 1}, {rows, width})),
+                            mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
+  const auto logits_NV = decoder_logits(spec, context.params, mx::flatten(hidden, 0, 1));
+  const auto chosen = mx::take(logits_NV, targets.positions_S, 0);
+  const auto right = mx::squeeze(mx::take_along_axis(chosen, mx::expand_dims(targets.targets_S, 1), 1), 1);
+  return mx::sum(targets.weights_S * (mx::logsumexp(chosen, 1) - right));
+}
+
+// Loss, with the gradient of every floating parameter but quantized ones' scales.
+std::pair<float, Params> all_gradients(const Model& model, const mx::array& tokens, bool checkpoint) {
+  Params trainable;
+  for (const auto& [name, array] : model.params) {
+    if (mx::issubdtype(array.dtype(), mx::floating) && !name.ends_with(".scales") &&
+        !name.ends_with(".biases")) {
+      trainable.emplace(name, array);
+    }
+  }
+  std::vector<int> all(trainable.size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto loss_of = [&](const Arrays& in) {
+    const auto own = with_values(trainable, in);
+    return mean_loss(model.spec, ParamView(model.params, &own), tokens, checkpoint);
+  };
+  auto [loss, gradients] = mx::value_and_grad(Function(loss_of), all)(values(trainable));
+  mx::eval(gradients);
+  return {loss.item<float>(), with_values(trainable, gradients)};
+}
+
+// The fixture's checkpoint with zeros for every tensor but `named`, unquantized, as the loader reads it.
+Params load_in_place(const std::string& name, const Params& named) {
+  Params stored;
+  for (const auto& [tensor, array] : load_safetensors(kFamilyFixtures / name / "model.safetensors")) {
+    auto shape = array.shape();
+    auto plain = tensor;
+    if (tensor.ends_with("_scales")) {
+      continue;
+    }
+    if (tensor.ends_with("_blocks")) { // [E, O, I / 32, 16] of what is [E, I, O] otherwise
+      plain = tensor.substr(0, tensor.size() - 7);
+      shape = {shape[0], shape[2] * 32, shape[1]};
+    }
+    const auto found = named.find(plain);
+    stored.emplace(plain, found == named.end() ? mx::zeros(shape) : found->second);
+  }
+  const TempFolder folder;
+  save_safetensors(folder.path() / "model.safetensors", stored);
+  auto config = read_json(kFamilyFixtures / name / "config.json");
+  config.erase("quantization_config");
+  write_json(folder.path() / "config.json", config);
+  return load_model(folder.path(), "float32").params;
+}
+
+struct ExpectedGradient {
+  mx::array gradient;
+  mx::array known; // 1 where the fixture says something, 0 elsewhere (other experts)
+};
+
+// The fixture's gradients under our names, brought there by the loader: it does no more than rename, cut,
+// stack and, for some norms, add 1.
+std::map<std::string, ExpectedGradient> expected_gradients(const std::string& name, const Params& expected) {
+  Params gradients;
+  Params ones;
+  for (const auto& [key, array] : expected) {
+    if (key.starts_with("grad.")) {
+      const auto tensor = key.substr(5);
+      gradients.emplace(tensor, array);
+      ones.emplace(tensor, mx::ones_like(array));
+    }
+  }
+  const auto nothing = load_in_place(name, {});
+  const auto placed = load_in_place(name, gradients);
+  const auto marks = load_in_place(name, ones);
+  std::map<std::string, ExpectedGradient> found;
+  std::int64_t elements = 0;
+  for (const auto& [tensor, base] : nothing) {
+    const auto known = marks.at(tensor) - base;
+    const auto count = mx::sum(known).item<float>();
+    elements += static_cast<std::int64_t>(count);
+    if (count > 0) {
+      found.emplace(tensor, ExpectedGradient{placed.at(tensor) - base, known});
+    }
+  }
+  REQUIRE(elements == num_elements(gradients));
+  return found;
+}
+
+const std::vector<int> kLengths{40, 7, 22, 2, 13, 31, 70};
+
+std::pair<float, Params> lora_gradients(const Model& model, const Params& factors, bool packing,
+                                        PackedAttention attention, bool checkpoint) {
+  auto options = step_options();
+  options.attention = attention;
+  options.checkpoint = checkpoint;
+  TrainStep step(model, options);
+  const auto batch = family_batch(kLengths, packing);
+  REQUIRE(batch.packed == packing);
+  auto found =
+      step.gradients(step.initial_state(factors, 1), batch, 1.0F / static_cast<float>(batch.num_supervised));
+  mx::eval(values(found.gradients));
+  return {found.loss.item<float>(), found.gradients};
+}
+
+} // namespace
+
+TEST_CASE("logits agree with transformers to 1e-4 in fp32") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto expected = family_expected(name);
+    CHECK(max_difference(logits(family_model(name), expected.at("input_ids")), expected.at("logits")) < 1e-4F);
+  }
+}
+
+TEST_CASE("longrope's short factors hold within the trained length") {
+  for (const auto& name : family_names()) {
+    if (std::filesystem::exists(kFamilyFixtures / name / "short.safetensors")) {
+      const auto expected = family_expected(name, "short");
+      CHECK(max_difference(logits(family_model(name), expected.at("input_ids")), expected.at("logits")) <
+            1e-4F);
+    }
+  }
+}
+
+TEST_CASE("loss and one gradient for each kind of tensor agree with torch, checkpointing on and off") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    const auto expected = family_expected(name);
+    const auto wanted = expected_gradients(name, expected);
+    for (const bool checkpoint : {false, true}) {
+      CAPTURE(checkpoint);
+      const auto [loss, gradients] = all_gradients(model, expected.at("input_ids"), checkpoint);
+      auto wanted_loss = expected.at("loss");
+      CHECK(loss == doctest::Approx(wanted_loss.item<float>()).epsilon(1e-5));
+      for (const auto& [tensor, want] : wanted) {
+        CAPTURE(tensor);
+        if (!gradients.contains(tensor)) { // a quantized weight has no gradient
+          CHECK(model.params.at(tensor).dtype() == mx::uint32);
+          continue;
+        }
+        const auto largest = mx::max(mx::abs(want.gradient)).item<float>();
+        CHECK(max_difference(gradients.at(tensor) * want.known, want.gradient) < 1e-4F * largest + 1e-6F);
+      }
+    }
+  }
+}
+
+TEST_CASE("configs as the hub has them are read without a warning") {
+  std::string lines;
+  log::set_writer([&](std::string_view line) { lines += std::string(line) + "\n"; });
+  for (const auto& name : family_names()) {
+    load_spec(kFamilyFixtures / name);
+    CHECK(lines == "");
+    lines.clear();
+  }
+  log::set_writer(nullptr);
+}
+
+TEST_CASE("a saved model loads again and computes the same") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    const TempFolder folder;
+    save_model(folder.path(), model, model.params);
+    const auto again = load_model(folder.path(), "float32");
+    CHECK(same_bits(again.params, model.params));
+    const auto tokens = family_expected(name).at("input_ids");
+    CHECK(same_bits(logits(again, tokens), logits(model, tokens)));
+  }
+}
+
+TEST_CASE("twenty steps of LoRA lower the loss") {
+  const auto batch = family_batch(kLengths, true);
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    TrainStep step(model, step_options());
+    auto state = step.initial_state(init_lora({.rank = 4}, adaptable_layers(model.spec, -1, {}), 1), 1);
+    std::vector<float> losses;
+    for (int i = 0; i < 20; ++i) {
+      auto found = step.gradients(state, batch, 1.0F / static_cast<float>(batch.num_supervised));
+      auto outcome = step.update(state, found.gradients, 1e-2);
+      REQUIRE(outcome.applied.item<bool>());
+      losses.push_back(found.loss.item<float>());
+    }
+    CHECK(losses.back() < 0.85F * losses.front());
+    for (std::size_t i = 5; i < losses.size(); ++i) {
+      CHECK(losses[i] < losses[i - 5]);
+    }
+  }
+}
+
+TEST_CASE("rule 9: packed and unpacked, checkpointed and not, losses and gradients are the same") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    const auto factors = lora_factors(model);
+    const auto expected = lora_gradients(model, factors, false, PackedAttention::dense_mask, false);
+    for (const auto attention : attentions()) {
+      for (const bool checkpoint : {false, true}) {
+        CAPTURE(attention);
+        CAPTURE(checkpoint);
+        const auto found = lora_gradients(model, factors, true, attention, checkpoint);
+        CHECK(found.first == doctest::Approx(expected.first).epsilon(1e-5));
+        for (const auto& [tensor, gradient] : expected.second) {
+          CAPTURE(tensor);
+          CHECK(relative_difference(found.second.at(tensor), gradient) < 2e-4F);
+        }
+      }
+    }
+  }
+}
