@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "temper/nn/fused.h"
+#include "temper/nn/recompute.h"
 
 namespace temper {
 namespace {
@@ -52,11 +53,7 @@ mx::array glu(Activation activation, const mx::array& gate, const mx::array& up)
     const auto y = plain_glu(activation, mx::astype(in[0], mx::float32), mx::astype(in[1], mx::float32));
     return Arrays{mx::astype(y, in[0].dtype())};
   };
-  // Recomputed, and not before its cotangent is there: else the fp32 terms of every layer would wait for it.
-  const auto backward = [forward](const Arrays& in, const Arrays& cotangents, const Arrays&) {
-    return mx::vjp(forward, mx::depends(in, cotangents), cotangents).second;
-  };
-  return mx::custom_vjp(forward, backward)({gate, up})[0];
+  return recomputed(forward)({gate, up})[0];
 }
 
 } // namespace temper

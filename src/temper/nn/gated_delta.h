@@ -21,6 +21,9 @@ struct GatedDeltaInput {
   // on from `state`.
   std::optional<mx::array> positions_BT{};
   std::optional<mx::array> state_BHDV{}; // none: zeros
+  // Keep only these inputs for the backward pass and compute the rest again there: what the chunks make is
+  // fp32 and many times the inputs' size. Of no use within a block that is recomputed as a whole.
+  bool recompute = true;
 };
 
 struct GatedDeltaResult {
@@ -28,9 +31,9 @@ struct GatedDeltaResult {
   mx::array state_BHDV; // fp32, after the last token
 };
 
-// In chunks of 64 tokens: matrix products within a chunk, a short loop over chunks; T of any length. T == 1
-// takes one plain step. Lazy; differentiable in q, k, v, g, beta and state. Throws ModelError, with the shapes,
-// if they disagree.
+// In chunks of 64 tokens: matrix products over all chunks at once, and a loop of one product a chunk; T of any
+// length. T == 1 takes one plain step. Lazy; differentiable in q, k, v, g, beta and state. Throws ModelError,
+// with the shapes, if they disagree.
 GatedDeltaResult gated_delta(const GatedDeltaInput& input);
 
 // The same, token by token: the twin of gated_delta() in tests.
