@@ -169,11 +169,29 @@ TEST_CASE("packed documents never see each other through the gated delta rule") 
   }
 }
 
-TEST_CASE("a document gets nothing, not even a NaN, from the one before it") {
+TEST_CASE("rows of a batch have their own documents, within a checkpointed block too") {
+  auto input = make_input(2, 130);
+  const auto positions = mx::concatenate({positions_of({70, 60}), positions_of({3, 64, 63})}, 0);
+  input.positions_BT = positions;
+  check_same(gated_delta(input), gated_delta_sequential(input));
+  check_same_gradients(input);
+
+  const Arrays inputs{input.q_BTGD, input.k_BTGD, input.v_BTHV, input.g_BTH, input.beta_BTH, make_state(2)};
+  const auto rule = as_function(gated_delta, input);
+  const auto block = [&](const Arrays& x) {
+    return mx::checkpoint([&](const Arrays& y) { return Arrays{rule(y)}; })(x)[0];
+  };
+  const auto got = gradients_of(block, inputs);
+  const auto want = gradients_of(rule, inputs);
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CHECK(same_bits(got[i], want[i]));
+  }
+}
+
+TEST_CASE("a document gets nothing from large values and steep decays before it") {
   auto input = make_input(1, 100);
   input.positions_BT = positions_of({40, 60});
   const auto clean = gated_delta(input);
-  // Steep decays and large values overflow nothing that a later document reads.
   const auto first = mx::less(mx::arange(0, 100, 1, mx::int32), mx::array(40));
   const auto of_first = [&](const mx::array& changed, const mx::array& x, const mx::Shape& shape) {
     return mx::where(mx::reshape(first, shape), changed, x);
@@ -270,6 +288,8 @@ TEST_CASE("inputs of the gated delta rule that do not fit are refused with their
                        },
                        tokens),
                    "should have shape [1, 4, 6, 5], not [1, 4, 5, 6]"));
+    CHECK(contains(message([](GatedDeltaInput& in) { in.positions_BT = mx::zeros({8}, mx::int32); }, tokens),
+                   "not [8]"));
   }
 }
 

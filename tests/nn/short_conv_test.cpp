@@ -141,4 +141,7 @@ TEST_CASE("taps, biases and states that do not fit are refused with their shapes
                    short_conv(kX, taps(3), std::nullopt, std::nullopt, mx::zeros({2, 3, 3}));
                  }),
                  "should have shape [2, 2, 3], not [2, 3, 3]"));
+  CHECK(
+      contains(message_of<ModelError>([] { short_conv(kX, taps(3), std::nullopt, mx::zeros({9}, mx::int32)); }),
+               "positions should have shape [2, 9], not [9]"));
 }

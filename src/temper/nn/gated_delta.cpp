@@ -38,6 +38,14 @@ Sizes sizes_of(const mx::array& q, const mx::array& v) {
   return s;
 }
 
+void check_positions(const std::optional<mx::array>& positions, int rows, int tokens) {
+  if (positions && positions->shape() != mx::Shape{rows, tokens} &&
+      positions->shape() != mx::Shape{1, tokens}) {
+    throw ModelError("gated delta rule: positions should have shape " + shape_text({rows, tokens}) + ", not " +
+                     shape_text(positions->shape()));
+  }
+}
+
 void check_shapes(const GatedDeltaInput& in) {
   const auto& q = in.q_BTGD.shape();
   const auto& v = in.v_BTHV.shape();
@@ -54,6 +62,7 @@ void check_shapes(const GatedDeltaInput& in) {
     throw ModelError("gated delta rule: the state should have shape " + shape_text(state) + ", not " +
                      shape_text(in.state_BHDV->shape()));
   }
+  check_positions(in.positions_BT, q[0], q[1]);
 }
 
 mx::array start_state(const GatedDeltaInput& in) {

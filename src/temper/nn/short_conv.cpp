@@ -6,7 +6,7 @@ namespace temper {
 namespace {
 
 void check_shapes(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
-                  const std::optional<mx::array>& state) {
+                  const std::optional<mx::array>& positions, const std::optional<mx::array>& state) {
   const int channels = x.shape(-1);
   const bool fits = weight.ndim() == 3 && weight.shape(0) == channels && weight.shape(1) > 0 &&
                     weight.shape(2) == 1 && (!bias || bias->shape() == mx::Shape{channels});
@@ -14,6 +14,11 @@ void check_shapes(const mx::array& x, const mx::array& weight, const std::option
     throw ModelError("a short convolution over " + std::to_string(channels) +
                      " channels wants a weight [channels, taps, 1] and a bias [channels], not " +
                      shape_text(weight.shape()) + (bias ? " and " + shape_text(bias->shape()) : ""));
+  }
+  const mx::Shape every{x.shape(0), x.shape(1)};
+  if (positions && positions->shape() != every && positions->shape() != mx::Shape{1, x.shape(1)}) {
+    throw ModelError("a short convolution's positions should have shape " + shape_text(every) + ", not " +
+                     shape_text(positions->shape()));
   }
   const mx::Shape expected{x.shape(0), weight.shape(1) - 1, channels};
   if (state && state->shape() != expected) {
@@ -32,7 +37,7 @@ mx::array columns(const mx::array& x, int begin, int count) {
 ShortConvResult short_conv(const mx::array& x_BTC, const mx::array& weight,
                            const std::optional<mx::array>& bias, const std::optional<mx::array>& positions_BT,
                            const std::optional<mx::array>& state) {
-  check_shapes(x_BTC, weight, bias, state);
+  check_shapes(x_BTC, weight, bias, positions_BT, state);
   const int width = x_BTC.shape(1);
   const int reach = weight.shape(1) - 1;
   const auto taps_CK = mx::squeeze(mx::astype(weight, x_BTC.dtype()), 2);
