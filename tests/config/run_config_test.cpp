@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 
 #include <unistd.h>
 
@@ -112,9 +113,16 @@ struct Change {
   }
   void operator()(std::vector<double>* member) const {
     *member = {0.25, 0.75, 1e-7};
+    member->resize(field.list_size.value_or(3));
   }
   void operator()(Json* member) const {
     *member = Json{{"path", "org/set"}, {"train_split", "train[:80%]"}};
+    if (field.key == "parameter_groups") {
+      *member = Json::array({Json{{"match", "*.lora_b"}, {"learning_rate_ratio", 16}}});
+    } else if (field.key == "lr_schedule.points") {
+      *member =
+          Json::array({Json{{"step", 0}, {"learning_rate", 1e-4}}, Json{{"step", 9}, {"learning_rate", 0}}});
+    }
   }
   template <class T>
   void operator()(T* member) const {
@@ -123,15 +131,19 @@ struct Change {
 };
 
 // A valid value of every key, none of them the default.
-RunConfig unusual(const std::string& optimizer) {
+RunConfig unusual(const std::string& optimizer, const std::string& schedule = "step_decay") {
   RunConfig config;
   config.optimizer = optimizer;
   const FieldList list = run_config_fields(config);
   for (const Field& field : list.fields()) {
     std::visit(Change{field}, field.target);
   }
-  config.optimizer_config.betas = {0.8, 0.95};
-  config.lr_schedule.name = "step_decay";
+  config.lr_schedule.name = schedule;
+  config.lr_schedule.arguments = {0.25, 0.75, 7};
+  config.lr_schedule.min_learning_rate = 1e-9;
+  if (optimizer == "sgd") {
+    config.optimizer_config.sgd.dampening = 0; // nesterov
+  }
   config.report_to = "tensorboard";
   config.seed = 18446744073709551615ULL;
   config.batch_tokens = 0;
@@ -151,14 +163,15 @@ TEST_CASE("defaults are valid, and mlx-lm's where mlx-lm has the key") {
 }
 
 TEST_CASE("every field survives JSON and YAML and back") {
-  for (const std::string optimizer : {"adam", "adamw", "sgd"}) {
-    CAPTURE(optimizer);
-    RunConfig config = unusual(optimizer);
+  std::set<std::string> seen;
+  const auto check = [&](RunConfig config) {
+    CAPTURE(config.optimizer);
+    CAPTURE(config.lr_schedule.name);
     RunConfig fresh;
     const FieldList before = run_config_fields(config), defaults = run_config_fields(fresh);
     for (const Field& field : before.fields()) {
       const bool is_kept = field.is_optional() || field.key == "batch_tokens" || field.key == "quiet" ||
-                           field.key == "optimizer";
+                           field.key == "optimizer" || field.key == "optimizer_config.sgd.dampening";
       CHECK_MESSAGE((is_kept || field.value() != defaults.find(field.key)->value()), field.key);
     }
     REQUIRE_NOTHROW(validate(config));
@@ -167,12 +180,22 @@ TEST_CASE("every field survives JSON and YAML and back") {
     const FieldList json_fields = run_config_fields(by_json), yaml_fields = run_config_fields(by_yaml);
     for (const Field& field : before.fields()) {
       if (before.applies(field)) {
+        seen.insert(field.key);
         CAPTURE(field.key);
         CHECK(json_fields.find(field.key)->value() == field.value());
         CHECK(yaml_fields.find(field.key)->value() == field.value());
       }
     }
+  };
+  for (const auto& optimizer : optimizer_names()) {
+    check(unusual(optimizer));
   }
+  RunConfig fresh;
+  const FieldList list = run_config_fields(fresh);
+  for (const std::string schedule : {"cosine_restarts", "step", "polynomial", "wsd", "points"}) {
+    check(unusual("adamw", schedule));
+  }
+  CHECK(seen.size() == list.fields().size());
 }
 
 TEST_CASE("keys that displace others survive JSON and YAML and back") {
@@ -200,7 +223,8 @@ TEST_CASE("every field is settable by flag and by variable") {
     const Json usual = defaults.find(field.key)->value();
     if (value == usual || !list.applies(field) || field.key == "compat" || field.key == "generate" ||
         field.key == "lora_parameters.keys" || field.key == "hf_dataset" || field.key == "data_format" ||
-        field.key.find("template") != std::string::npos || field.key == "lr_schedule.arguments") {
+        field.key.find("template") != std::string::npos || field.key == "lr_schedule.arguments" ||
+        field.key == "parameter_groups") {
       continue; // not text of its own, or needs others beside it
     }
     CAPTURE(field.key);
@@ -242,8 +266,9 @@ TEST_CASE("flags: spellings") {
   CHECK(load_flags({"--iters", "1", "--iters", "2"}).iters == 2);
   CHECK(load_flags({"-m", "models/llama"}).model == "models/llama");
   CHECK(load_flags({"--clear-cache-threshold", "1.5GB"}).clear_cache_threshold == 1500000000);
-  CHECK(load_flags({"--optimizer", "AdamW", "--optimizer-config.adamw.eps", "1e-6"}).optimizer_config.eps ==
-        1e-6);
+  CHECK(
+      load_flags({"--optimizer", "AdamW", "--optimizer-config.adamw.eps", "1e-6"}).optimizer_config.adamw.eps ==
+      1e-6);
   CHECK(load_flags({"--lr-schedule", "cosine"}).lr_schedule.name == "cosine");
   CHECK(load_flags({"--lr-schedule.name", "cosine", "--lr-schedule.warmup", "10"}).num_warmup_steps() == 10);
 }
@@ -342,8 +367,6 @@ TEST_CASE("a value of the wrong type or out of range names its place") {
 TEST_CASE("what a later version brings is refused by name") {
   CHECK(flag_error({"--fine-tune-type", "dora"}) ==
         "--fine-tune-type: 'dora' is not in this version: use lora or full");
-  CHECK(flag_error({"--optimizer", "muon"}) ==
-        "--optimizer: 'muon' is not in this version: use adam, adamw or sgd");
   CHECK(flag_error({"--lr-schedule", "wavy"}).find("--lr-schedule must be one of constant, linear, cosine") ==
         0);
 }
@@ -372,12 +395,11 @@ TEST_CASE("combinations that can't work are errors") {
   CHECK(flag_error({"--test-batches", "0"}).find("test_batches 0 tests nothing") == 0);
   CHECK(flag_error({"--quiet", "--verbose"}).find("exclude each other") != std::string::npos);
   CHECK(flag_error({"--optimizer", "sgd", "--optimizer-config.nesterov"}) ==
-        "optimizer_config.nesterov needs a momentum above 0");
+        "optimizer_config.sgd.nesterov needs a momentum above 0 and no dampening");
   CHECK(flag_error({"--optimizer-config.momentum", "0.9"}) ==
         "--optimizer-config.momentum means nothing to optimizer adam");
-  CHECK(flag_error({"--optimizer-config.betas", "0.9"}) == "optimizer_config.betas takes 2 numbers, got 1");
-  CHECK(flag_error({"--lr-schedule", "cosine", "--lr-schedule.arguments", "1,2"})
-            .find("means nothing to cosine") != std::string::npos);
+  CHECK(flag_error({"--lr-schedule", "cosine", "--lr-schedule.arguments", "1,2"}) ==
+        "--lr-schedule.arguments means nothing to lr_schedule.name cosine");
   CHECK(flag_error({"--lr-schedule", "step_decay"}) ==
         "lr_schedule.arguments: step_decay takes 3 numbers, got 0");
   CHECK(flag_error({"--lr-schedule", "cosine_decay", "--lr-schedule.arguments", "1e-5"}) ==
@@ -461,9 +483,9 @@ hf_dataset:
     trust_remote_code: true
 )");
   CHECK(config.model == "mlx_model");
-  CHECK(config.optimizer_config.betas == std::vector<double>{0.9, 0.98});
-  CHECK(config.optimizer_config.eps == 1e-6);
-  CHECK(config.optimizer_config.weight_decay == 0.05);
+  CHECK(config.optimizer_config.adamw.betas == std::vector<double>{0.9, 0.98});
+  CHECK(config.optimizer_config.adamw.eps == 1e-6);
+  CHECK(config.optimizer_config.adamw.weight_decay == 0.05);
   CHECK(config.learning_rate == 1e-5);
   CHECK(config.resume_adapter_file.empty());
   CHECK(config.report_to.empty());
@@ -502,7 +524,10 @@ TEST_CASE("compat: mlx-lm sets mlx-lm's defaults for what the user did not set")
   CHECK_FALSE(config.mask_prompt);
   CHECK(config.supervise == "last-turn");
   CHECK_FALSE(config.packing);
-  CHECK_FALSE(config.optimizer_config.bias_correction);
+  CHECK_FALSE(config.optimizer_config.adam.bias_correction);
+  CHECK_FALSE(config.optimizer_config.adamw.bias_correction);
+  CHECK(config.optimizer_config.adafactor.relative_step);
+  CHECK_FALSE(config.optimizer_config.muon.decoupled);
   CHECK(config.keep_checkpoints == 0);
   CHECK(config.adapter_path == "adapters");
   CHECK(load_flags({"--compat", "mlx-lm"}).num_layers == 16);
@@ -515,10 +540,127 @@ TEST_CASE("compat: mlx-lm sets mlx-lm's defaults for what the user did not set")
   CHECK(again.num_layers == 16);
 }
 
-TEST_CASE("weight decay is adamw's unless set") {
-  CHECK(load_flags({"--optimizer", "adamw"}).optimizer_config.weight_decay == 0.01);
-  CHECK(load_flags({"--optimizer", "sgd"}).optimizer_config.weight_decay == 0.0);
-  CHECK(load_flags({"--optimizer", "sgd", "--weight-decay", "0.2"}).optimizer_config.weight_decay == 0.2);
+TEST_CASE("an optimizer's options have its own defaults; without its name they are the chosen one's") {
+  const auto options = [](std::vector<std::string> flags) {
+    return load_flags(std::move(flags)).optimizer_config;
+  };
+  CHECK(options({"--optimizer", "adamw"}).adamw.weight_decay == 0.01);
+  CHECK(options({"--optimizer", "sgd"}).sgd.weight_decay == 0.0);
+  CHECK(options({"--optimizer", "sgd", "--weight-decay", "0.2"}).sgd.weight_decay == 0.2);
+  CHECK(options({"--optimizer", "lion"}).lion.betas == std::vector<double>{0.9, 0.99});
+  const auto lion = options({"--optimizer-config.betas", "0.5,0.6", "--optimizer", "lion"});
+  CHECK(lion.lion.betas == std::vector<double>{0.5, 0.6});
+  CHECK(lion.adam.betas == std::vector<double>{0.9, 0.999});
+  CHECK(load("optimizer_config:\n  momentum: 0.5\noptimizer: muon\n").optimizer_config.muon.momentum == 0.5);
+  const Variable decay("TEMPER_WEIGHT_DECAY", "0.3");
+  CHECK(options({"--optimizer", "muon"}).muon.weight_decay == 0.3);
+  const Variable momentum("TEMPER_OPTIMIZER_CONFIG_MOMENTUM", "0.4");
+  CHECK(options({"--optimizer", "muon"}).muon.momentum == 0.4);
+}
+
+TEST_CASE("what Muon leaves to AdamW goes by adamw's options, and is kept with Muon's") {
+  const RunConfig config = load("optimizer: muon\noptimizer_config:\n  adamw:\n    eps: 1e-6\n");
+  CHECK(config.optimizer_config.adamw.eps == 1e-6);
+  CHECK(run_config_from_json(to_json(config)).optimizer_config.adamw.eps == 1e-6);
+}
+
+TEST_CASE("optimizers: silly options name their place") {
+  CHECK(flag_error({"--optimizer-config.betas", "0.9"}) == "--optimizer-config.betas takes 2 numbers, got 1");
+  CHECK(yaml_error("optimizer_config:\n  adam:\n    betas: [0.9, 0.99, 0.999]\n") ==
+        "run.yaml:3: optimizer_config.adam.betas takes 2 numbers, got 3");
+  CHECK(yaml_error("optimizer_config:\n  lion:\n    betas: [0.9, 1]\n") ==
+        "run.yaml:3: optimizer_config.lion.betas must be at least 0 and below 1, got 1");
+  CHECK(flag_error({"--optimizer-config.eps", "-1e-8"}) ==
+        "--optimizer-config.eps must be above 0, got -1e-08");
+  CHECK(flag_error({"--optimizer", "adafactor", "--optimizer-config.eps", "1e-8"}) ==
+        "--optimizer-config.eps takes 2 numbers, got 1");
+  CHECK(flag_error({"--optimizer", "adafactor", "--optimizer-config.warmup-init"}) ==
+        "optimizer_config.adafactor.warmup_init needs relative_step");
+  CHECK(flag_error({"--optimizer", "adafcator"}).ends_with("did you mean 'adafactor'?"));
+  CHECK(yaml_error("optimizer_config:\n  mun:\n    momentum: 1\n") ==
+        "run.yaml:3: unknown key 'optimizer_config.mun'; did you mean 'optimizer_config.muon'?");
+  CHECK(yaml_error("optimizer_config:\n  muon:\n    ns_step: 1\n") ==
+        "run.yaml:3: unknown key 'optimizer_config.muon.ns_step'; did you mean "
+        "'optimizer_config.muon.ns_steps'?");
+  CHECK(yaml_error("weight_decay: 1\n") ==
+        "run.yaml:1: unknown key 'weight_decay'; write it as 'optimizer_config.weight_decay'");
+  CHECK(flag_error({"--optimizer", "muon", "--optimizer-config.ns-steps", "0"}) ==
+        "--optimizer-config.ns-steps must be at least 1 and at most 99, got 0");
+  CHECK(flag_error({"--weight-decay", "0.1"}) == "--weight-decay means nothing to optimizer adam");
+}
+
+TEST_CASE("parameter groups: from YAML, as a flag, and silly ones") {
+  const RunConfig config = load(
+      "parameter_groups:\n  - match: '*.lora_b'\n    learning_rate_ratio: 16\n  - match: '*'\n    "
+      "weight_decay: 1e-3\n");
+  const auto groups = read_parameter_groups(config.parameter_groups);
+  REQUIRE(groups.size() == 2);
+  CHECK(groups[0].match == "*.lora_b");
+  CHECK(groups[0].learning_rate_ratio == 16.0);
+  CHECK_FALSE(groups[0].weight_decay.has_value());
+  CHECK(groups[1].learning_rate_ratio == 1.0);
+  CHECK(groups[1].weight_decay == 1e-3);
+  CHECK(group_of(groups, "model.layers.0.q.lora_b") == &groups[0]);
+  CHECK(group_of(groups, "model.layers.0.q.lora_a") == &groups[1]);
+  const auto flag = load_flags({"--parameter-groups", R"({"match": "a", "learning_rate_ratio": 0})"});
+  CHECK(read_parameter_groups(flag.parameter_groups).front().learning_rate_ratio == 0.0);
+  CHECK(yaml_error("parameter_groups: [{match: a, lr: 1}]\n").find("unknown key 'lr'") != std::string::npos);
+  CHECK(yaml_error("parameter_groups: [{mach: a}]\n").ends_with("did you mean 'match'?"));
+  CHECK(yaml_error("parameter_groups: [{learning_rate_ratio: 2}]\n")
+            .starts_with("parameter_groups[0]: needs match"));
+  CHECK(yaml_error("parameter_groups: [{match: a}, {match: b, learning_rate_ratio: -1}]\n") ==
+        "parameter_groups[1].learning_rate_ratio must be a number of at least 0, got -1");
+  CHECK(yaml_error("parameter_groups: [{match: a, weight_decay: much}]\n") ==
+        "parameter_groups[0].weight_decay must be a number of at least 0, got \"much\"");
+  CHECK(yaml_error("parameter_groups: [16]\n").find("expected an object") != std::string::npos);
+}
+
+TEST_CASE("schedules: points in both forms, and silly options") {
+  const std::string head = "lr_schedule:\n  name: points\n  points: ";
+  for (const std::string form :
+       {"[[0, 1e-4], [10, 0]]", "[{step: 0, learning_rate: 1e-4}, {step: 10, learning_rate: 0}]"}) {
+    const auto points = schedule_points(load(head + form + "\n").lr_schedule);
+    REQUIRE(points.size() == 2);
+    CHECK(points[0].learning_rate == 1e-4);
+    CHECK(points[1].step == 10);
+  }
+  const auto error = [&](const std::string& points) { return yaml_error(head + points + "\n"); };
+  CHECK(error("[]").starts_with("lr_schedule.points: points needs some"));
+  CHECK(yaml_error("lr_schedule: points\n").starts_with("lr_schedule.points: points needs some"));
+  CHECK(error("[[100, 1e-3], [10, 0]]") == "lr_schedule.points: step 10 comes after step 100; steps must rise");
+  CHECK(error("[[0, 1e-3], [0, 0]]") == "lr_schedule.points: step 0 comes after step 0; steps must rise");
+  CHECK(error("[[-1, 1e-3]]") == "lr_schedule.points[0]: a step is a whole number of at least 0, got -1");
+  CHECK(error("[[0, fast]]") ==
+        "lr_schedule.points[0]: a learning rate is a number of at least 0, got \"fast\"");
+  CHECK(error("[[0, 1, 2]]").find("expected an object") != std::string::npos);
+  CHECK(flag_error({"--lr-schedule", "cosine_restarts", "--lr-schedule.cycles", "0"}) ==
+        "--lr-schedule.cycles must be at least 1 and at most 1000, got 0");
+  CHECK(flag_error(
+            {"--lr-schedule", "cosine_restarts", "--lr-schedule.cycles", "2", "--lr-schedule.period", "5"}) ==
+        "--lr-schedule.cycles and --lr-schedule.period exclude each other: give one of them");
+  CHECK(flag_error({"--lr-schedule", "wsd", "--lr-schedule.decay-share", "2"}) ==
+        "--lr-schedule.decay-share must be at least 0 and at most 1, got 2");
+  CHECK(flag_error({"--lr-schedule", "wsd", "--lr-schedule.decay-shape", "sqrt"}).find("must be one of") !=
+        std::string::npos);
+  CHECK(flag_error({"--lr-schedule", "linear", "--lr-schedule.cycles", "2"}) ==
+        "--lr-schedule.cycles means nothing to lr_schedule.name linear");
+  CHECK(flag_error({"--lr-schedule", "step_decay", "--lr-schedule.arguments", "1e-3,0.5,0"}) ==
+        "lr_schedule.arguments: step_decay's number 3 counts steps and must be at least 1, got 0");
+  CHECK(flag_error({"--lr-schedule", "linear", "--lr-schedule.min-learning-rate", "1"}) ==
+        "lr_schedule.min_learning_rate 1 is above learning_rate 1e-05");
+  CHECK(flag_error({"--lr-schedule", "polynomial", "--lr-schedule.power", "0"}).find("must be above 0") !=
+        std::string::npos);
+}
+
+TEST_CASE("a flag that chooses another schedule or optimizer leaves the file's options for the first aside") {
+  const std::string yaml =
+      "learning_rate: 1e-3\noptimizer_config:\n  betas: [0.5, 0.6]\nlr_schedule:\n  name: cosine\n  "
+      "min_learning_rate: 1e-4\n";
+  CHECK(load(yaml).lr_schedule.min_learning_rate == 1e-4);
+  CHECK(load(yaml, {"--lr-schedule", "constant"}).lr_schedule.min_learning_rate == 0);
+  CHECK(load(yaml, {"--optimizer", "sgd"}).optimizer_config.sgd.momentum == 0);
+  CHECK(yaml_error("lr_schedule:\n  min_learning_rate: 1e-6\n") ==
+        "run.yaml:2: lr_schedule.min_learning_rate means nothing to lr_schedule.name constant");
 }
 
 TEST_CASE("report_to keeps what Temper writes and refuses what nobody knows") {
@@ -546,7 +688,7 @@ TEST_CASE("a run that goes on keeps its configuration but for what is said anew"
   const RunConfig config = load_run_config(sources);
   CHECK(config.packing);
   CHECK(config.num_layers == 16);
-  CHECK(config.optimizer_config.weight_decay == 0.2);
+  CHECK(config.optimizer_config.sgd.weight_decay == 0.2);
   CHECK(config.seed == 3);
   CHECK(config.iters == 50);
   CHECK_FALSE(config.epochs.has_value());

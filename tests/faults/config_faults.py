@@ -135,14 +135,29 @@ def iters_and_epochs(box: Box) -> list[str]:
     return box.train("--epochs", "1")
 
 
-@fault(CONFIG, r"--optimizer must be one of .*, got 'lion'.*")
+@fault(CONFIG, r"--optimizer must be one of .*, got 'lino'; did you mean 'lion'\?")
 def an_unknown_optimizer(box: Box) -> list[str]:
-    return box.train("--optimizer", "lion")
+    return box.train("--optimizer", "lino")
+
+
+@fault(CONFIG, r"parameter_groups: '\*\.lora_c' fits no trained parameter, such as model\.layers.*")
+def a_parameter_group_that_fits_nothing(box: Box) -> list[str]:
+    return box.train("--parameter-groups", "{match: '*.lora_c'}")
+
+
+@fault(CONFIG, r"parameter_groups: '\*' sets a weight_decay, which adam does not have; use adamw")
+def a_weight_decay_for_adam(box: Box) -> list[str]:
+    return box.train("--parameter-groups", "{match: '*', weight_decay: 0.1}")
 
 
 @fault(CONFIG, r".*lr_schedule.*cosin.*")
 def an_unknown_schedule(box: Box) -> list[str]:
     return with_yaml(box, "lr_schedule: cosin\n")
+
+
+@fault(CONFIG, r"lr_schedule\.points: step 5 comes after step 9; steps must rise")
+def a_schedule_whose_points_go_back(box: Box) -> list[str]:
+    return with_yaml(box, "lr_schedule:\n  name: points\n  points: [[9, 1e-4], [5, 0]]\n")
 
 
 @fault(CONFIG, r"hf_dataset: 'someone/something' is not a local folder or file; .*")

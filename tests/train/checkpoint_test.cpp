@@ -92,7 +92,7 @@ TEST_CASE("rule 7: resume is exact: full, unpacked, prefetched, over the end of 
     Setting setting(steps, 5);
     setting.full = true;
     setting.step = step_options("sgd");
-    setting.step.optimizer.config.momentum = 0.9;
+    setting.step.optimizer.config.sgd.momentum = 0.9;
     setting.trainer.loader = loader_options(5, false);
     setting.trainer.loader.prefetch = 3;
     return setting;

@@ -246,7 +246,7 @@ TEST_CASE("clipping bounds the update's gradient; the norm reported is the one b
   const auto model = tiny_model();
   const auto trainable = lora_factors(model);
   auto options = step_options("sgd");
-  options.optimizer.config.weight_decay = 0;
+  options.optimizer.config.sgd.weight_decay = 0;
   options.max_grad_norm = 0.5;
   TrainStep step(model, options);
   auto state = step.initial_state(trainable, 1);

@@ -72,7 +72,7 @@ void check_close(const Params& found, const Params& expected, float tolerance) {
 
 TEST_CASE("training lowers the loss, LoRA and full, with every optimizer") {
   for (const bool full : {false, true}) {
-    for (const std::string optimizer : {"adam", "adamw", "sgd"}) {
+    for (const auto& optimizer : optimizer_names()) {
       CAPTURE(full);
       CAPTURE(optimizer);
       Setting setting(30, 8);
@@ -251,7 +251,7 @@ TEST_CASE("callbacks are called in the order they were added, results one step b
 TEST_CASE("a callback may change gradients") {
   Setting setting(3);
   setting.step = step_options("sgd");
-  setting.step.optimizer.config.weight_decay = 0;
+  setting.step.optimizer.config.sgd.weight_decay = 0;
   Training training(std::move(setting));
   const auto start = training.state().trainable;
   training.trainer().add_callback(std::make_shared<Meddler>([](Trainer&, Params& gradients) {

@@ -13,15 +13,11 @@ namespace {
 constexpr std::size_t kHelpColumn = 34;
 constexpr std::size_t kHelpWidth = 100;
 
-// Where a field's value stands in the tree: optimizer_config.eps under optimizer_config.adamw.eps.
-std::vector<std::string> path_of(const FieldList& list, const Field& field) {
+std::vector<std::string> path_of(const Field& field) {
   std::vector<std::string> path;
   std::size_t begin = 0;
   for (std::size_t dot; (dot = field.key.find('.', begin)) != std::string::npos; begin = dot + 1) {
     path.push_back(field.key.substr(begin, dot - begin));
-    if (field.key.substr(0, dot) == list.variant_group().prefix) {
-      path.push_back(list.selected());
-    }
   }
   path.push_back(field.key.substr(begin));
   return path;
@@ -93,8 +89,10 @@ Json schema_of_parts(const Field& field) {
   for (const std::string& part : field.part_names) {
     object["properties"][part] = Json::object();
   }
+  const Json item =
+      field.parts_in_order ? Json{{"anyOf", Json::array({object, Json{{"type", "array"}}})}} : object;
   return Json{
-      {"anyOf", Json::array({object, Json{{"type", "array"}, {"items", object}}, Json{{"type", "null"}}})}};
+      {"anyOf", Json::array({object, Json{{"type", "array"}, {"items", item}}, Json{{"type", "null"}}})}};
 }
 
 Json schema_of_field(const Field& field) {
@@ -103,6 +101,9 @@ Json schema_of_field(const Field& field) {
     schema = schema_of_parts(field);
   } else if (field.is_list()) {
     schema = Json{{"type", "array"}, {"items", schema}};
+    if (field.list_size) {
+      schema["minItems"] = schema["maxItems"] = *field.list_size;
+    }
   } else if (field.is_optional() || !field.gives_way_to.empty()) {
     schema["type"] = Json::array({schema["type"], "null"});
   }
@@ -201,7 +202,7 @@ Json values_as_json(const FieldList& list, const FieldList& defaults) {
       continue;
     }
     Json* at = &tree;
-    for (const std::string& name : path_of(list, field)) {
+    for (const std::string& name : path_of(field)) {
       at = &(*at)[name];
     }
     *at = is_displaced(list, defaults, field) ? Json(nullptr) : field.value();
@@ -233,15 +234,8 @@ Json schema_of(const FieldList& list, const std::string& title) {
               {"additionalProperties", false},
               {"properties", Json::object()}};
   for (const Field& field : list.fields()) {
-    const std::vector<std::string> path = path_of(list, field);
-    const bool is_variant = path.size() > 2;
-    for (const std::string& variant : is_variant ? field.applies_to : std::vector<std::string>{""}) {
-      std::vector<std::string> place = path;
-      if (is_variant) {
-        place[1] = variant;
-      }
-      properties_at(schema, place)[place.back()] = schema_of_field(field);
-    }
+    const std::vector<std::string> path = path_of(field);
+    properties_at(schema, path)[path.back()] = schema_of_field(field);
   }
   return schema;
 }

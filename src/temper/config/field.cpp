@@ -145,7 +145,14 @@ Json read_object(const ConfigValue& value, const Field& field, const std::string
     check_parts(json, field, name);
     return json;
   }
-  for (const Json& item : json) {
+  for (Json& item : json) {
+    if (field.parts_in_order && item.is_array() && item.size() == field.part_names.size()) {
+      Json object = Json::object();
+      for (std::size_t i = 0; i < item.size(); ++i) {
+        object[field.part_names[i]] = item[i];
+      }
+      item = std::move(object);
+    }
     check_parts(item, field, name);
   }
   return json;
@@ -242,8 +249,16 @@ Field& Field::commas() {
   splits = true;
   return *this;
 }
+Field& Field::exactly(std::size_t count) {
+  list_size = count;
+  return *this;
+}
 Field& Field::parts(std::vector<std::string> names) {
   part_names = std::move(names);
+  return *this;
+}
+Field& Field::in_order() {
+  parts_in_order = true;
   return *this;
 }
 Field& Field::alias(std::string name) {
@@ -262,7 +277,8 @@ Field& Field::unless(std::string other) {
   gives_way_to = std::move(other);
   return *this;
 }
-Field& Field::only_for(std::vector<std::string> names) {
+Field& Field::only_for(std::string selector_, std::vector<std::string> names) {
+  selector = std::move(selector_);
   applies_to = std::move(names);
   return *this;
 }
@@ -307,6 +323,9 @@ void Field::check(const std::string& name) const {
     }
   };
   const Json present = value();
+  if (list_size && present.size() != *list_size) {
+    fail(name, fmt::format(" takes {} numbers, got {}", *list_size, present.size()));
+  }
   for (const Json& item : present.is_array() && part_names.empty() ? present : Json::array({present})) {
     if (item.is_number()) {
       check_number(item.get<double>());

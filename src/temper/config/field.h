@@ -31,15 +31,18 @@ class Field {
   Field& refuse(std::string choice, std::string why); // a value known elsewhere that is not offered here
   Field& size_in_bytes();                             // takes 1.5GB, 500M
   Field& commas();                                    // a list whose text form is a,b,c
+  Field& exactly(std::size_t count);                  // a list of so many
   Field& parts(std::vector<std::string> names);       // of a Json object; a bare name means the first
+  Field& in_order();                                  // an object may be a list of its parts: [0, 1e-4]
   Field& alias(std::string name);                     // a second flag and variable
   Field& letter(char name);                           // a one-letter flag
   Field& metavar(std::string name);                   // stands for the value in help
   Field& unless(std::string key);                     // gives way when that key is set; both is an error
-  Field& only_for(std::vector<std::string> names);    // meaningless unless the list's selector is one of these
-  Field& mlx_lm(Json value);                          // the default under `compat: mlx-lm`
-  Field& required();                                  // for commands: must be given
-  Field& positional();                                // for commands: taken without its flag
+  // Meaningless unless the field `selector` has one of these values.
+  Field& only_for(std::string selector, std::vector<std::string> names);
+  Field& mlx_lm(Json value); // the default under `compat: mlx-lm`
+  Field& required();         // for commands: must be given
+  Field& positional();       // for commands: taken without its flag
 
   // Reads `value` into the member and checks it; `name` opens the message ("run.yaml:7: iters", "--iters").
   // With `part`, only that key of a Json object. Throws ConfigError; the member is then unspecified.
@@ -66,11 +69,14 @@ class Field {
   std::vector<std::string> choices;
   std::vector<std::pair<std::string, std::string>> refused;
   bool in_bytes = false, splits = false, is_required = false, is_positional = false;
+  std::optional<std::size_t> list_size;
   std::vector<std::string> part_names;
+  bool parts_in_order = false;
   std::vector<std::string> aliases;
   char short_name = 0;
   std::string value_name;
   std::string gives_way_to;
+  std::string selector;
   std::vector<std::string> applies_to;
   std::optional<Json> mlx_lm_default;
 };
@@ -91,9 +97,19 @@ class FieldList {
     list(*this);
     prefix_ = outer;
   }
-  // `prefix.<name>.x` means `prefix.x`, but only when the field `selector` has the value <name>:
-  // mlx-lm's optimizer_config.
-  void variants(std::string prefix, std::string selector, std::vector<std::string> names);
+  // The same for fields that mean nothing unless the field `selector` has one of the values `names`.
+  template <class List>
+  void nested_for(const std::string& prefix, const std::string& selector, const std::vector<std::string>& names,
+                  List list) {
+    const std::size_t first = fields_.size();
+    nested(prefix, list);
+    for (std::size_t i = first; i < fields_.size(); ++i) {
+      fields_[i].only_for(selector, names);
+    }
+  }
+  // `prefix.x` is short for `prefix.<name>.x`, <name> being the value of the field `selector`: mlx-lm's
+  // optimizer_config without the optimizer's name.
+  void variants(std::string prefix, std::string selector);
 
   const Field* find(const std::string& key) const&;
   const Field* find(const std::string& key) && = delete;
@@ -108,24 +124,19 @@ class FieldList {
   std::vector<std::string> keys() const;
   // False where only_for() names values that the selector does not have.
   bool applies(const Field& field) const;
-  // The selector's present value; empty without variants.
-  std::string selected() const;
-
-  struct Variants {
-    std::string prefix;
-    std::string selector;
-    std::vector<std::string> names;
-  };
-  const Variants& variant_group() const {
-    return variants_;
-  }
+  // Whether only_for() of some field looks at `key`.
+  bool is_selector(const std::string& key) const;
+  // optimizer_config.eps of optimizer_config.adam.eps; empty outside of the variants.
+  std::string short_key(const Field& field) const;
+  // The field of the selected variant with `field`'s short key; nullptr if it has none.
+  const Field* chosen(const Field& field) const;
 
  private:
   std::deque<Field> fields_;
   std::vector<std::string> prefixes_;
   std::string group_;
   std::string prefix_;
-  Variants variants_;
+  std::string variants_prefix_, variants_selector_;
 };
 
 } // namespace temper

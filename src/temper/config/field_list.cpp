@@ -12,8 +12,9 @@ Field& FieldList::add(const std::string& key, Field::Target target, std::string 
   return fields_.emplace_back(prefix_ + key, group_, target, std::move(help));
 }
 
-void FieldList::variants(std::string prefix, std::string selector, std::vector<std::string> names) {
-  variants_ = {std::move(prefix), std::move(selector), std::move(names)};
+void FieldList::variants(std::string prefix, std::string selector) {
+  variants_prefix_ = std::move(prefix) + ".";
+  variants_selector_ = std::move(selector);
 }
 
 const Field* FieldList::find(const std::string& key) const& {
@@ -34,14 +35,26 @@ std::vector<std::string> FieldList::keys() const {
   return names;
 }
 
-std::string FieldList::selected() const {
-  const Field* selector = find(variants_.selector);
-  return selector == nullptr ? "" : selector->value().get<std::string>();
+bool FieldList::applies(const Field& field) const {
+  const Field* selector = field.applies_to.empty() ? nullptr : find(field.selector);
+  return selector == nullptr || std::find(field.applies_to.begin(), field.applies_to.end(),
+                                          selector->value().get<std::string>()) != field.applies_to.end();
 }
 
-bool FieldList::applies(const Field& field) const {
-  return field.applies_to.empty() ||
-         std::find(field.applies_to.begin(), field.applies_to.end(), selected()) != field.applies_to.end();
+bool FieldList::is_selector(const std::string& key) const {
+  return std::any_of(fields_.begin(), fields_.end(), [&](const Field& f) { return f.selector == key; });
+}
+
+std::string FieldList::short_key(const Field& field) const {
+  if (variants_prefix_.empty() || !field.key.starts_with(variants_prefix_)) {
+    return {};
+  }
+  return variants_prefix_ + field.key.substr(field.key.find('.', variants_prefix_.size()) + 1);
+}
+
+const Field* FieldList::chosen(const Field& field) const {
+  const std::string rest = short_key(field).substr(variants_prefix_.size());
+  return find(variants_prefix_ + find(variants_selector_)->value().get<std::string>() + "." + rest);
 }
 
 } // namespace temper

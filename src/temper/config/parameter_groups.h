@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "temper/base/json.h"
+
 namespace temper {
 
 struct ParameterGroup {
@@ -12,6 +14,10 @@ struct ParameterGroup {
   double learning_rate_ratio = 1.0;     // multiplies the schedule's learning rate
   std::optional<double> weight_decay{}; // instead of the optimizer's; also where that would not decay
 };
+
+// The configuration's `parameter_groups`: an object or a list of them, keyed as the members are named; null:
+// none. Throws ConfigError.
+std::vector<ParameterGroup> read_parameter_groups(const Json& json);
 
 // The first group whose pattern fits; nullptr if none does.
 const ParameterGroup* group_of(const std::vector<ParameterGroup>& groups, const std::string& name);

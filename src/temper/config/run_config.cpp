@@ -16,39 +16,6 @@
 namespace temper {
 namespace {
 
-// How many arguments mlx's own schedule of that name takes.
-struct ScheduleArity {
-  const char* name;
-  std::size_t least, most;
-  bool required;
-};
-constexpr ScheduleArity kSchedules[] = {
-    {"linear_schedule", 3, 3, false},
-    {"cosine_decay", 2, 3, false},
-    {"exponential_decay", 2, 2, true},
-    {"step_decay", 3, 3, true},
-};
-
-void validate_schedule(const ScheduleConfig& schedule) {
-  const auto known = std::find_if(std::begin(kSchedules), std::end(kSchedules),
-                                  [&](const ScheduleArity& s) { return schedule.name == s.name; });
-  const std::size_t count = schedule.arguments.size();
-  if (known == std::end(kSchedules)) {
-    if (count > 0) {
-      throw ConfigError("lr_schedule.arguments means nothing to " + schedule.name +
-                        ": it takes learning_rate, iters and min_learning_rate");
-    }
-    return;
-  }
-  if ((count > 0 || known->required) && (count < known->least || count > known->most)) {
-    const std::string expected = known->least == known->most
-                                     ? fmt::format("{}", known->least)
-                                     : fmt::format("{} or {}", known->least, known->most);
-    throw ConfigError(
-        fmt::format("lr_schedule.arguments: {} takes {} numbers, got {}", schedule.name, expected, count));
-  }
-}
-
 void validate_templates(const RunConfig& config) {
   if (config.prompt_template.empty() != config.completion_template.empty()) {
     throw ConfigError("prompt_template and completion_template belong together: give both or neither");
@@ -97,9 +64,6 @@ std::string compat_of(const std::vector<Setting>& settings) {
 void resolve_defaults(RunConfig& config, const StrongestSettings& set, bool goes_on) {
   if (goes_on) {
     return;
-  }
-  if (config.optimizer == "sgd" && !set.contains("optimizer_config.weight_decay")) {
-    config.optimizer_config.weight_decay = 0;
   }
   if (config.compat == "mlx-lm") {
     if (set.contains("run_dir") && !set.contains("adapter_path")) {
@@ -177,17 +141,12 @@ void validate(const RunConfig& config) {
   if (config.test_batches == 0) {
     throw ConfigError("test_batches 0 tests nothing: give the number of batches, or -1 for all");
   }
-  if (config.optimizer_config.betas.size() != 2) {
-    throw ConfigError(
-        fmt::format("optimizer_config.betas takes 2 numbers, got {}", config.optimizer_config.betas.size()));
-  }
-  if (config.optimizer == "sgd" && config.optimizer_config.nesterov && config.optimizer_config.momentum == 0) {
-    throw ConfigError("optimizer_config.nesterov needs a momentum above 0");
-  }
   if (config.quiet && config.verbose) {
     throw ConfigError("quiet and verbose exclude each other: give one of them");
   }
-  validate_schedule(config.lr_schedule);
+  check_optimizer(config.optimizer, config.optimizer_config);
+  check_schedule(config.lr_schedule, config.learning_rate);
+  read_parameter_groups(config.parameter_groups);
   validate_templates(config);
 }
 

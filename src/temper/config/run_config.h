@@ -9,6 +9,9 @@
 #include <vector>
 
 #include "temper/base/json.h"
+#include "temper/config/optimizer_config.h"
+#include "temper/config/parameter_groups.h"
+#include "temper/config/schedule_config.h"
 
 namespace temper {
 
@@ -19,25 +22,6 @@ struct LoraParameters {
   double scale = 20.0;           // multiplies x A B
   double dropout = 0.0;          // on the input of A
   std::vector<std::string> keys; // e.g. self_attn.q_proj; empty: every linear of the block
-};
-
-// mlx-lm: `lr_schedule`. Written as a bare name it uses learning_rate, iters and warmup.
-struct ScheduleConfig {
-  std::string name = "constant";  // constant, linear, cosine; mlx-lm's linear_schedule, cosine_decay ...
-  std::vector<double> arguments;  // mlx-lm's positional arguments; empty: from the run
-  std::optional<int> warmup;      // steps
-  double warmup_init = 0.0;       // learning rate at step 0 of the warm-up
-  double min_learning_rate = 0.0; // where linear and cosine end
-};
-
-// mlx-lm: `optimizer_config.<name>`.
-struct OptimizerConfig {
-  std::vector<double> betas = {0.9, 0.999};
-  double eps = 1e-8;
-  double weight_decay = 0.01;  // adamw, sgd (where it is loaded as 0 unless set); never on norms and biases
-  double momentum = 0.0;       // sgd
-  bool nesterov = false;       // sgd
-  bool bias_correction = true; // adam, adamw; mlx-lm's default is false
 };
 
 struct RunConfig {
@@ -81,8 +65,9 @@ struct RunConfig {
   std::int64_t batch_tokens = 0; // instead of batch_size: a token budget a micro-batch
   int grad_accumulation_steps = 1;
   double learning_rate = 1e-5;
-  std::string optimizer = "adam"; // adam, adamw, sgd
+  std::string optimizer = "adam"; // optimizer_names()
   OptimizerConfig optimizer_config;
+  Json parameter_groups = nullptr; // read_parameter_groups()
   ScheduleConfig lr_schedule;
   int warmup_steps = 0;
   double max_grad_norm = 1.0; // 0: no clipping

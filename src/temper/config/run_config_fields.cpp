@@ -4,7 +4,6 @@ namespace temper {
 namespace {
 
 const std::string kLaterMethod = "is not in this version: use lora or full";
-const std::string kLaterOptimizer = "is not in this version: use adam, adamw or sgd";
 
 void list_lora(FieldList& list, LoraParameters& c) {
   list.add("rank", &c.rank, "rank of the update").at_least(1).alias("lora_rank");
@@ -79,42 +78,6 @@ void list_data(FieldList& list, RunConfig& c) {
       .metavar("DIR");
 }
 
-void list_optimizer(FieldList& list, OptimizerConfig& c) {
-  list.add("betas", &c.betas, "decay of the two moments")
-      .at_least(0)
-      .below(1)
-      .commas()
-      .only_for({"adam", "adamw"});
-  list.add("eps", &c.eps, "keeps the division finite").above(0).only_for({"adam", "adamw"});
-  list.add("bias_correction", &c.bias_correction, "corrects the first steps' moments")
-      .only_for({"adam", "adamw"})
-      .mlx_lm(false);
-  list.add("weight_decay", &c.weight_decay,
-           "pull towards zero, never on norms and biases; 0 for sgd unless set")
-      .at_least(0)
-      .only_for({"adamw", "sgd"})
-      .alias("weight_decay");
-  list.add("momentum", &c.momentum, "share of the step before that is kept")
-      .at_least(0)
-      .below(1)
-      .only_for({"sgd"});
-  list.add("nesterov", &c.nesterov, "look ahead along the momentum").only_for({"sgd"});
-}
-
-void list_schedule(FieldList& list, ScheduleConfig& c) {
-  list.add("name", &c.name,
-           "how the learning rate moves: constant, linear, cosine, or one of mlx-lm's "
-           "linear_schedule, cosine_decay, exponential_decay, step_decay")
-      .one_of({"constant", "linear", "cosine", "linear_schedule", "cosine_decay", "exponential_decay",
-               "step_decay"})
-      .alias("lr_schedule");
-  list.add("arguments", &c.arguments, "mlx-lm's arguments of the schedule; none: from learning_rate and iters")
-      .commas();
-  list.add("warmup", &c.warmup, "steps of linear warm-up").at_least(0);
-  list.add("warmup_init", &c.warmup_init, "learning rate that the warm-up starts from").at_least(0);
-  list.add("min_learning_rate", &c.min_learning_rate, "where linear and cosine end").at_least(0);
-}
-
 void list_training(FieldList& list, RunConfig& c) {
   list.group("Training");
   list.add("train", &c.train, "train; without it, only --test");
@@ -124,13 +87,14 @@ void list_training(FieldList& list, RunConfig& c) {
   list.add("batch_tokens", &c.batch_tokens, "tokens a batch, instead of batch_size; 0: unused").at_least(0);
   list.add("grad_accumulation_steps", &c.grad_accumulation_steps, "batches a step").at_least(1);
   list.add("learning_rate", &c.learning_rate, "learning rate, the highest of its schedule").at_least(0);
-  list.add("optimizer", &c.optimizer, "optimizer")
-      .one_of({"adam", "adamw", "sgd"})
-      .refuse("muon", kLaterOptimizer)
-      .refuse("adafactor", kLaterOptimizer);
-  list.nested("optimizer_config", [&](FieldList& nested) { list_optimizer(nested, c.optimizer_config); });
-  list.variants("optimizer_config", "optimizer", {"adam", "adamw", "sgd", "muon", "adafactor"});
-  list.nested("lr_schedule", [&](FieldList& nested) { list_schedule(nested, c.lr_schedule); });
+  list.add("optimizer", &c.optimizer, "optimizer (docs/guide/optimizers.md)").one_of(optimizer_names());
+  list.nested("optimizer_config", [&](FieldList& nested) { list_optimizers(nested, c.optimizer_config); });
+  list.variants("optimizer_config", "optimizer");
+  list.add("parameter_groups", &c.parameter_groups,
+           "learning rate and weight decay by name: [{match: \"*.lora_b\", learning_rate_ratio: 16}]")
+      .parts({"match", "learning_rate_ratio", "weight_decay"})
+      .metavar("JSON");
+  list.nested("lr_schedule", [&](FieldList& nested) { c.lr_schedule.list(nested); });
   list.add("warmup_steps", &c.warmup_steps, "short for lr_schedule.warmup")
       .at_least(0)
       .unless("lr_schedule.warmup");

@@ -19,26 +19,23 @@ using Kind = ConfigValue::Kind;
 struct Match {
   const Field* field = nullptr;
   std::string part;
-  std::string variant;
+  bool by_choice = false;
   bool known = false;
 };
 
-Match look_up(const FieldList& list, std::string key, bool use_aliases) {
+Match look_up(const FieldList& list, const std::string& key, bool use_aliases) {
   Match match;
-  const FieldList::Variants& variants = list.variant_group();
-  for (const std::string& name : variants.names) {
-    const std::string prefix = variants.prefix + "." + name + ".";
-    if (!variants.prefix.empty() && key.starts_with(prefix)) {
-      match.variant = name;
-      key = variants.prefix + "." + key.substr(prefix.size());
-    }
-  }
   for (const Field& field : list.fields()) {
-    const bool by_alias =
-        use_aliases && std::find(field.aliases.begin(), field.aliases.end(), key) != field.aliases.end();
-    if (field.key == key || by_alias) {
-      match.field = &field;
-      match.known = true;
+    const auto& aliases = field.aliases;
+    const std::string short_key = list.short_key(field);
+    if (field.key == key) {
+      return {&field, {}, false, true};
+    }
+    if (match.known) {
+      continue; // a later field may still have the name itself
+    }
+    if (short_key == key || (use_aliases && std::find(aliases.begin(), aliases.end(), key) != aliases.end())) {
+      match = {&field, {}, !short_key.empty(), true};
     } else if (!field.part_names.empty() && key.starts_with(field.key + ".")) {
       match.field = &field;
       match.part = key.substr(field.key.size() + 1);
@@ -53,6 +50,9 @@ std::vector<std::string> known_names(const FieldList& list, bool use_aliases) {
   std::vector<std::string> names = list.keys();
   names.insert(names.end(), list.prefixes().begin(), list.prefixes().end());
   for (const Field& field : list.fields()) {
+    if (const std::string name = list.short_key(field); !name.empty()) {
+      names.push_back(name);
+    }
     if (use_aliases) {
       names.insert(names.end(), field.aliases.begin(), field.aliases.end());
     }
@@ -87,20 +87,22 @@ class TreeReader {
     if (match.known) {
       if (member.kind != Kind::null) {
         settings_.push_back(
-            {match.field, match.part, match.variant, member, name_of(key, member), SettingLevel::file});
+            {match.field, match.part, match.by_choice, member, name_of(key, member), SettingLevel::file});
       }
       return;
     }
-    if (list_.is_prefix(key) || is_variant(key)) {
+    if (list_.is_prefix(key)) {
       read_nested(key, member);
       return;
     }
-    if (match.variant.empty() || !is_foreign(match.variant)) {
-      const Match by_alias = look_up(list_, key, true); // lora_rank is a flag's name
-      throw ConfigError((member.where.empty() ? what_ : member.where) + ": unknown key '" + key + "'" +
-                        (by_alias.known ? "; write it as '" + by_alias.field->key + "'"
-                                        : did_you_mean(key, known_names(list_, false))));
-    }
+    const Match by_alias = look_up(list_, key, true); // lora_rank is a flag's name
+    throw ConfigError((member.where.empty() ? what_ : member.where) + ": unknown key '" + key + "'" +
+                      (by_alias.known ? "; write it as '" + key_of(by_alias) + "'"
+                                      : did_you_mean(key, known_names(list_, false))));
+  }
+
+  std::string key_of(const Match& match) const {
+    return match.by_choice ? list_.short_key(*match.field) : match.field->key;
   }
 
   void read_nested(const std::string& key, const ConfigValue& member) {
@@ -116,20 +118,7 @@ class TreeReader {
     if (name == nullptr || member.kind == Kind::list) {
       throw ConfigError(name_of(key, member) + ": expected keys and values, got " + member.shown());
     }
-    settings_.push_back({name, {}, {}, member, name_of(key, member), SettingLevel::file});
-  }
-
-  bool is_variant(const std::string& key) const {
-    const FieldList::Variants& variants = list_.variant_group();
-    return std::any_of(variants.names.begin(), variants.names.end(),
-                       [&](const std::string& name) { return key == variants.prefix + "." + name; });
-  }
-
-  // A variant that the selector can't have here: its settings belong to another program.
-  bool is_foreign(const std::string& variant) const {
-    const Field* selector = list_.find(list_.variant_group().selector);
-    const auto& choices = selector->choices;
-    return std::find(choices.begin(), choices.end(), variant) == choices.end();
+    settings_.push_back({name, {}, false, member, name_of(key, member), SettingLevel::file});
   }
 
   const FieldList& list_;
@@ -187,7 +176,7 @@ class FlagReader {
   void read_letter(const std::string& argument) {
     for (const Field& field : list_.fields()) {
       if (field.short_name == argument[1]) {
-        read_values({&field, {}, {}, true}, argument);
+        read_values({&field, {}, false, true}, argument);
         return;
       }
     }
@@ -219,7 +208,7 @@ class FlagReader {
       const bool taken =
           std::any_of(settings_.begin(), settings_.end(), [&](const Setting& s) { return s.field == &field; });
       if (field.is_positional && (!taken || field.is_list())) {
-        add({&field, {}, {}, true}, field.key, argument);
+        add({&field, {}, false, true}, field.key, argument);
         return;
       }
     }
@@ -230,7 +219,7 @@ class FlagReader {
   void add(const Match& match, const std::string& name, const std::string& text) {
     const ConfigValue value = ConfigValue::of_text(text, name);
     const auto earlier = std::find_if(settings_.begin(), settings_.end(), [&](const Setting& s) {
-      return s.field == match.field && s.part == match.part && s.variant == match.variant;
+      return s.field == match.field && s.part == match.part && s.by_choice == match.by_choice;
     });
     if (match.field->is_list() && earlier != settings_.end()) {
       if (match.field->splits) {
@@ -240,7 +229,7 @@ class FlagReader {
       }
       return;
     }
-    Setting setting{match.field, match.part, match.variant, value, name, SettingLevel::flags};
+    Setting setting{match.field, match.part, match.by_choice, value, name, SettingLevel::flags};
     if (match.field->is_list() && !match.field->splits) {
       setting.value.kind = Kind::list;
       setting.value.items.push_back(value);
@@ -305,21 +294,27 @@ std::vector<Setting> read_flags(const FieldList& list, const std::vector<std::st
 std::vector<Setting> read_environment(const FieldList& list) {
   std::vector<Setting> settings;
   std::vector<std::string> known;
-  for (const Field& field : list.fields()) {
-    std::vector<std::string> names = field.aliases;
-    names.push_back(field.key);
-    for (const std::string& key : names) {
-      known.push_back(variable_of(key));
-      const char* text = std::getenv(known.back().c_str());
-      if (text != nullptr && *text != '\0') {
-        settings.push_back({&field,
-                            {},
-                            {},
-                            ConfigValue::of_text(text, known.back()),
-                            known.back(),
-                            SettingLevel::environment});
-      }
+  const auto read = [&](const Field& field, const std::string& key, bool by_choice) {
+    const std::string name = variable_of(key);
+    if (std::find(known.begin(), known.end(), name) != known.end()) {
+      return; // short for several fields
     }
+    known.push_back(name);
+    const char* text = std::getenv(name.c_str());
+    if (text != nullptr && *text != '\0') {
+      settings.push_back(
+          {&field, {}, by_choice, ConfigValue::of_text(text, name), name, SettingLevel::environment});
+    }
+  };
+  for (const Field& field : list.fields()) {
+    const std::string short_key = list.short_key(field);
+    for (const std::string& alias : field.aliases) {
+      read(field, alias, !short_key.empty());
+    }
+    if (!short_key.empty()) {
+      read(field, short_key, true);
+    }
+    read(field, field.key, false);
   }
   warn_of_misspelt_variables(known);
   return settings;
@@ -330,6 +325,34 @@ bool is_displaced(const FieldList& list, const FieldList& defaults, const Field&
   return other != nullptr && other->value() != defaults.find(other->key)->value();
 }
 
+namespace {
+
+// Assigns to the field that `setting` means, and returns it; nullptr where it means nothing to a selector
+// that a stronger source set. Throws ConfigError where it means nothing otherwise.
+const Field* assign_setting(const FieldList& list, const FieldList& defaults, const Setting& setting,
+                            const StrongestSettings& strongest) {
+  const Field* field = setting.by_choice ? list.chosen(*setting.field) : setting.field;
+  if (field != nullptr && (list.applies(*field) || !list.short_key(*field).empty())) {
+    field->assign(setting.value, setting.name, setting.part); // an unselected variant's too: it is checked
+    return field;
+  }
+  const std::string& selector = setting.field->selector;
+  const auto selected = strongest.find(selector);
+  if (selected != strongest.end() && selected->second->level > setting.level) {
+    return nullptr;
+  }
+  if (field != nullptr) {
+    field->assign(setting.value, setting.name, setting.part);
+    if (field->value() == defaults.find(field->key)->value()) {
+      return field;
+    }
+  }
+  throw ConfigError(setting.name + " means nothing to " + selector + " " +
+                    list.find(selector)->value().get<std::string>());
+}
+
+} // namespace
+
 StrongestSettings apply(const FieldList& list, const FieldList& defaults,
                         const std::vector<Setting>& settings) {
   std::vector<const Setting*> ordered;
@@ -339,20 +362,14 @@ StrongestSettings apply(const FieldList& list, const FieldList& defaults,
   }
   std::stable_sort(ordered.begin(), ordered.end(),
                    [](const Setting* a, const Setting* b) { return a->level < b->level; });
-  // The selector first: it decides which variants count.
-  const std::string& selector = list.variant_group().selector;
+  // Selectors first: they decide which others count.
   std::stable_partition(ordered.begin(), ordered.end(),
-                        [&](const Setting* s) { return !selector.empty() && s->field->key == selector; });
+                        [&](const Setting* s) { return list.is_selector(s->field->key); });
   StrongestSettings strongest;
   for (const Setting* setting : ordered) {
-    if (!setting->variant.empty() && setting->variant != list.selected()) {
-      continue;
+    if (const Field* field = assign_setting(list, defaults, *setting, strongest)) {
+      strongest[field->key] = setting;
     }
-    setting->field->assign(setting->value, setting->name, setting->part);
-    if (!list.applies(*setting->field)) {
-      throw ConfigError(setting->name + " means nothing to " + selector + " " + list.selected());
-    }
-    strongest[setting->field->key] = setting;
   }
   for (const Field& field : list.fields()) {
     const auto own = strongest.find(field.key);

@@ -13,8 +13,8 @@ enum class SettingLevel : int { file = 1, environment = 2, flags = 3 };
 
 struct Setting {
   const Field* field = nullptr;
-  std::string part;    // of a Json object, e.g. train_split
-  std::string variant; // only if the list's selector has this value
+  std::string part;       // of a Json object, e.g. train_split
+  bool by_choice = false; // of the selected variant, whatever `field`'s is: optimizer_config.eps
   ConfigValue value;
   std::string name; // "run.yaml:7: iters", "TEMPER_ITERS", "--iters": opens every message about it
   SettingLevel level = SettingLevel::file;

@@ -1,67 +1,64 @@
 #include "temper/optim/optimizer.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "temper/base/error.h"
+#include "temper/config/nearest.h"
+#include "temper/optim/optimizers/all.h"
 
 namespace temper {
 namespace {
 
-mx::array scalar(double value) {
-  return mx::array(static_cast<float>(value));
+std::unique_ptr<UpdateRule> make_rule(const std::string& name, const OptimizerConfig& config) {
+  const auto found = std::find_if(std::begin(kOptimizers), std::end(kOptimizers),
+                                  [&](const RegisteredOptimizer& entry) { return name == entry.name; });
+  if (found == std::end(kOptimizers)) {
+    std::vector<std::string> names;
+    std::string all;
+    for (const auto& entry : kOptimizers) {
+      names.emplace_back(entry.name);
+      all += (all.empty() ? "" : ", ") + names.back();
+    }
+    throw ConfigError("optimizer: " + name + " is not one of " + all + did_you_mean(name, names));
+  }
+  return found->make(config);
 }
 
-// Adam's direction and new moments; `count` steps were done before this one.
-struct AdamStep {
-  mx::array direction;
-  mx::array m;
-  mx::array v;
-};
-
-AdamStep adam_step(const OptimizerConfig& c, const mx::array& gradient, const mx::array& m_old,
-                   const mx::array& v_old, const mx::array& count) {
-  const auto m = scalar(c.betas[0]) * m_old + scalar(1.0 - c.betas[0]) * gradient;
-  const auto v = scalar(c.betas[1]) * v_old + scalar(1.0 - c.betas[1]) * mx::square(gradient);
-  if (!c.bias_correction) {
-    return {m / (mx::sqrt(v) + scalar(c.eps)), m, v};
+// A group that does nothing was meant for something else.
+void check_group(const ParameterGroup& group, const std::string& optimizer, const UpdateRule& rule,
+                 const Params& params) {
+  const auto first = std::find_if(params.begin(), params.end(),
+                                  [&](const auto& entry) { return group_of({group}, entry.first) != nullptr; });
+  if (first == params.end()) {
+    throw ConfigError("parameter_groups: '" + group.match + "' fits no trained parameter" +
+                      (params.empty() ? "" : ", such as " + params.begin()->first));
   }
-  const auto t = mx::astype(count, mx::float32) + scalar(1.0);
-  const auto m_hat = m / (scalar(1.0) - mx::power(scalar(c.betas[0]), t));
-  const auto v_hat = v / (scalar(1.0) - mx::power(scalar(c.betas[1]), t));
-  return {m_hat / (mx::sqrt(v_hat) + scalar(c.eps)), m, v};
+  if (group.weight_decay && !rule.weight_decay(first->first, first->second)) {
+    throw ConfigError("parameter_groups: '" + group.match + "' sets a weight_decay, which " + optimizer +
+                      " does not have; use adamw");
+  }
 }
 
 } // namespace
 
-bool decays(const std::string& name, const mx::array& parameter) {
-  return parameter.ndim() >= 2 && !name.ends_with(".bias");
-}
-
-Optimizer make_optimizer(const std::string& name, const OptimizerConfig& config) {
-  if (name != "adam" && name != "adamw" && name != "sgd") {
-    throw ConfigError("optimizer: " + name + " is not one of adam, adamw, sgd");
-  }
-  return {name, config, {}};
+Optimizer make_optimizer(const std::string& name, const OptimizerConfig& config,
+                         std::vector<ParameterGroup> groups) {
+  make_rule(name, config);
+  check_optimizer(name, config);
+  return {name, config, std::move(groups)};
 }
 
 Params Optimizer::initial_state(const Params& params) const {
+  const auto rule = make_rule(name, config);
+  rule->check(params);
   for (const auto& group : groups) {
-    if (std::none_of(params.begin(), params.end(),
-                     [&](const auto& entry) { return group_of({group}, entry.first) != nullptr; })) {
-      throw ConfigError("parameter_groups: '" + group.match + "' fits no trained parameter" +
-                        (params.empty() ? "" : ", such as " + params.begin()->first));
-    }
+    check_group(group, name, *rule, params);
   }
   Params state;
   for (const auto& [key, parameter] : params) {
-    const auto zeros = mx::zeros(parameter.shape(), mx::float32);
-    if (name == "sgd") {
-      if (config.momentum > 0) {
-        state.emplace("momentum." + key, zeros);
-      }
-    } else {
-      state.emplace("m." + key, zeros);
-      state.emplace("v." + key, zeros);
+    for (auto& [kind, array] : rule->initial_state(key, parameter)) {
+      state.emplace(kind + "." + key, array);
     }
   }
   return state;
@@ -69,36 +66,35 @@ Params Optimizer::initial_state(const Params& params) const {
 
 std::pair<Params, Params> Optimizer::step(const Params& params, const Params& gradients, const Params& state,
                                           const mx::array& learning_rate, const mx::array& count) const {
+  const auto rule = make_rule(name, config);
+  const auto number = mx::astype(count, mx::float32) + scalar(1.0);
+  std::vector<ParameterStep> steps;
+  steps.reserve(params.size());
+  for (const auto& [key, parameter] : params) {
+    ParameterStep p{key, parameter, mx::astype(gradients.at(key), mx::float32), learning_rate, number};
+    const auto* group = group_of(groups, key);
+    if (group != nullptr && group->learning_rate_ratio != 1.0) {
+      p.learning_rate_ratio = group->learning_rate_ratio;
+      p.learning_rate = learning_rate * scalar(group->learning_rate_ratio);
+    }
+    if (group != nullptr && group->weight_decay) {
+      p.weight_decay = *group->weight_decay;
+    } else if (decays(key, parameter)) {
+      p.weight_decay = rule->weight_decay(key, parameter).value_or(0.0);
+    }
+    for (const auto& [kind, unused] : rule->initial_state(key, parameter)) {
+      p.state.emplace(kind, state.at(kind + "." + key));
+    }
+    steps.push_back(std::move(p));
+  }
+  const auto moved = rule->step_all(steps);
   Params new_params;
   Params new_state;
-  for (const auto& [key, parameter] : params) {
-    auto gradient = mx::astype(gradients.at(key), mx::float32);
-    auto value = parameter;
-    const auto* group = group_of(groups, key);
-    const auto rate = group != nullptr ? learning_rate * scalar(group->learning_rate_ratio) : learning_rate;
-    const double decay = group != nullptr && group->weight_decay ? *group->weight_decay
-                         : decays(key, parameter)                ? config.weight_decay
-                                                                 : 0.0;
-    const bool decayed = decay > 0;
-    if (name == "sgd") {
-      if (decayed) {
-        gradient = gradient + scalar(decay) * value;
-      }
-      if (config.momentum > 0) {
-        const auto momentum = scalar(config.momentum) * state.at("momentum." + key) + gradient;
-        new_state.emplace("momentum." + key, momentum);
-        gradient = config.nesterov ? gradient + scalar(config.momentum) * momentum : momentum;
-      }
-      new_params.emplace(key, value - rate * gradient);
-      continue;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    new_params.emplace_hint(new_params.end(), steps[i].name, moved[i]);
+    for (const auto& [kind, array] : steps[i].state) {
+      new_state.emplace(kind + "." + steps[i].name, array);
     }
-    if (name == "adamw" && decayed) {
-      value = value * (scalar(1.0) - rate * scalar(decay));
-    }
-    const auto update = adam_step(config, gradient, state.at("m." + key), state.at("v." + key), count);
-    new_state.emplace("m." + key, update.m);
-    new_state.emplace("v." + key, update.v);
-    new_params.emplace(key, value - rate * update.direction);
   }
   return {std::move(new_params), std::move(new_state)};
 }

@@ -6,33 +6,32 @@
 #include <utility>
 #include <vector>
 
+#include "temper/config/optimizer_config.h"
 #include "temper/config/parameter_groups.h"
-#include "temper/config/run_config.h"
 #include "temper/nn/params.h"
+#include "temper/optim/update_rule.h"
 
 namespace temper {
 
-// Sources: adam: Kingma & Ba 2014, arXiv:1412.6980; adamw: Loshchilov & Hutter 2017, arXiv:1711.05101;
-// sgd with momentum and Nesterov: Sutskever et al. 2013, in torch.optim.SGD's form.
+// One of the optimizers in temper/optim/optimizers/, by name; each file there names its source.
 struct Optimizer {
-  std::string name = "adam"; // adam, adamw, sgd
-  OptimizerConfig config;
+  std::string name = "adam"; // optimizer_names()
+  OptimizerConfig config{};
   std::vector<ParameterGroup> groups{}; // the first that fits a parameter's name counts
 
-  // Zero moments for each of `params`, as "<kind>.<parameter>". Lazy. Throws ConfigError if a group fits none.
+  // The state of each of `params`, as "<kind>.<parameter>". Lazy. Throws ConfigError if a group fits none of
+  // them, or the optimizer can do nothing with them.
   Params initial_state(const Params& params) const;
 
   // The parameters and state after one step. `count`: int32 scalar, steps done before; `learning_rate`: fp32
-  // scalar. Decay skips norms and biases (decays()). Lazy.
+  // scalar. Weight decay skips norms and biases (decays()) unless a group names them. Lazy.
   std::pair<Params, Params> step(const Params& params, const Params& gradients, const Params& state,
                                  const mx::array& learning_rate, const mx::array& count) const;
 };
 
-// Whether weight decay applies to a tensor: matrices, not norms and biases.
-bool decays(const std::string& name, const mx::array& parameter);
-
-// Throws ConfigError unless `name` is an optimizer.
-Optimizer make_optimizer(const std::string& name, const OptimizerConfig& config);
+// Throws ConfigError unless `name` is an optimizer, and its options agree with each other.
+Optimizer make_optimizer(const std::string& name, const OptimizerConfig& config,
+                         std::vector<ParameterGroup> groups = {});
 
 // sqrt of the sum of squares over all gradients, a fp32 scalar. Lazy.
 mx::array global_norm(const Params& gradients);

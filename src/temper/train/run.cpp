@@ -155,15 +155,18 @@ TrainerOptions trainer_options(const RunConfig& config, const Run& run) {
   options.compat_mlx_lm = config.compat == "mlx-lm";
   options.loader = loader_options(config);
   options.total_steps = total_steps(config, run, options.loader);
-  options.schedule =
-      make_schedule(config.lr_schedule, config.learning_rate, config.num_warmup_steps(), options.total_steps);
+  // In compat mode the total counts micro-batches; a schedule counts updates.
+  const auto shares = options.compat_mlx_lm ? options.grad_accumulation_steps : 1;
+  options.schedule = make_schedule(config.lr_schedule, config.learning_rate, config.num_warmup_steps(),
+                                   options.total_steps / shares);
   return options;
 }
 
 StepOptions step_options(const RunConfig& config, const Run& run) {
   StepOptions options;
   options.lora = run.lora;
-  options.optimizer = make_optimizer(config.optimizer, config.optimizer_config);
+  options.optimizer =
+      make_optimizer(config.optimizer, config.optimizer_config, read_parameter_groups(config.parameter_groups));
   options.max_grad_norm = config.max_grad_norm;
   options.checkpoint = config.grad_checkpoint;
   options.scale_loss = run.model.dtype == mx::float16;
