@@ -5,6 +5,7 @@
 
 #include "temper/data/collate.h"
 #include "temper/io/adapters.h"
+#include "temper/models/adapter_params.h"
 #include "temper/nn/device.h"
 #include "temper/text/tokenizer.h"
 #include "temper/train/step.h"
@@ -21,9 +22,9 @@ HostBatch draw(const Tokenizer& tokenizer, const std::vector<std::string>& lines
 }
 
 // The loss: cross entropy with label smoothing, a tenth of each target spread over the vocabulary.
-mx::array smoothed(const mx::array& hidden_NE, const mx::array& head_VE, const LossTargets& targets, bool) {
+mx::array smoothed(const mx::array& hidden_NE, const Head& head, const LossTargets& targets) {
   const auto chosen_SE = mx::take(hidden_NE, targets.positions_S, 0);
-  const auto logits_SV = mx::astype(mx::matmul(chosen_SE, mx::transpose(head_VE)), mx::float32);
+  const auto logits_SV = mx::astype(head_logits(head, chosen_SE), mx::float32);
   const auto log_p_SV = logits_SV - mx::logsumexp(logits_SV, 1, true);
   const auto log_p_S1 = mx::take_along_axis(log_p_SV, mx::expand_dims(targets.targets_S, 1), 1);
   return -mx::sum(targets.weights_S * (0.9F * mx::squeeze(log_p_S1, 1) + 0.1F * mx::mean(log_p_SV, 1)));
@@ -45,12 +46,12 @@ int main(int, char** argv) {
   const std::vector<std::string> keys{"self_attn.q_proj", "self_attn.v_proj"};
   const LoraConfig lora{.rank = 8, .scale = 2.0F};
   TrainStep step(model, {.lora = lora, .optimizer = make_optimizer("adamw", {}), .loss = smoothed});
-  TrainState state = step.initial_state(init_lora(lora, adaptable_layers(model.spec, -1, keys), 0), 0);
+  TrainState state = step.initial_state(init_adapter(lora, adaptable_layers(model.spec, -1, keys), 0), 0);
   std::mt19937 random(0);
   for (; state.micro_step < std::stoi(argv[4]); ++state.micro_step) {
     const auto batch = draw(*tokenizer, lines, random);
     const float weight = 1.0F / static_cast<float>(batch.num_supervised); // of each target: their mean
-    const auto [loss, gradients] = step.gradients(state, batch, weight);
+    const auto [loss, gradients, balance] = step.gradients(state, batch, weight);
     step.update(state, gradients, schedule(static_cast<int>(state.micro_step)));
     std::cout << "step " << state.micro_step + 1 << "  loss " << mx::array(loss).item<float>() << std::endl;
   }

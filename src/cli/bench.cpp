@@ -12,6 +12,7 @@
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/models/adapter_params.h"
 #include "temper/models/decoder.h"
 #include "temper/models/registry.h"
 #include "temper/nn/device.h"
@@ -96,8 +97,10 @@ LoaderOptions loader_options(const BenchOptions& options) {
 // Multiply-adds of a step, counted twice: forward and input gradients of frozen matrices, causal attention.
 double step_flops(const DecoderSpec& spec, double tokens, double mean_length) {
   double weights = static_cast<double>(spec.vocab_size) * spec.hidden_size;
-  for (const auto& [name, shape] : adaptable_layers(spec, -1, {})) {
-    weights += static_cast<double>(shape[0]) * shape[1];
+  for (const auto& layer : matrix_layers(spec)) {
+    // Of a mixture's experts a token visits the chosen ones.
+    const double visits = layer.num_experts > 0 ? spec.moe.routing.num_chosen : 1;
+    weights += visits * (layer.kind == LayerKind::embedding ? 0 : layer.out_features) * layer.in_features;
   }
   const double attention = 6.0 * spec.num_layers * spec.num_heads * spec.head_dim * mean_length;
   return tokens * (4.0 * weights + attention);
@@ -113,7 +116,7 @@ Json run_step_bench(const BenchOptions& options) {
   step_options.checkpoint = options.grad_checkpoint;
   step_options.scale_loss = model.dtype == mx::float16;
   TrainStep step(model, step_options);
-  auto state = step.initial_state(init_lora(step_options.lora, adaptable_layers(model.spec, -1, {}), 0), 0);
+  auto state = step.initial_state(init_adapter(step_options.lora, adaptable_layers(model.spec, -1, {}), 0), 0);
   BatchLoader loader(data, loader_options(options));
 
   Stopwatch watch;

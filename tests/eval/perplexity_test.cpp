@@ -1,4 +1,5 @@
 #include "temper/eval/perplexity.h"
+#include "temper/models/adapter_params.h"
 
 #include <doctest/doctest.h>
 
@@ -92,7 +93,7 @@ TEST_CASE("chunks of the head do not change the loss") {
 TEST_CASE("an adapter changes the loss") {
   const auto model = fixture("llama2");
   const LoraConfig lora{.rank = 2, .scale = 4.0F};
-  auto adapter = init_lora(lora, adaptable_layers(model.spec, -1, {}), 1);
+  auto adapter = init_adapter(lora, adaptable_layers(model.spec, -1, {}), 1);
   const auto all = examples(4);
   const ModelView view(model.spec, model.params, adapter, lora);
   CHECK(measure(view, all, {}).loss == doctest::Approx(plain_loss(ModelView(model), all).loss).epsilon(1e-5));

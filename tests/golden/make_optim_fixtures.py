@@ -7,8 +7,7 @@ Both files:
     parameters      NAME: nested list, at the start ("matrix.weight" [3, 4], "tall.weight" [6, 2], "matrix.bias" [4])
     gradients       50 steps of {NAME: nested list}, the same for every optimizer, given and not computed
     learning_rates  of the 50 steps
-    optimizers      a list of {name, options: as in optimizer_config, compare: NAMEs,
-                    snapshots: {"10": {NAME: ...}, ... "50"}}
+    optimizers      a list of {name, options: as in optimizer_config, compare: NAMEs, snapshots: {"10": {NAME: ...}, ...}}
     schedules       a list of {lr_schedule: as in a configuration, learning_rate, warmup_steps, total_steps,
                     learning_rates: {"STEP": value}}; STEP counts steps done
 Weight decay is for matrices only. torch.json also has `clipping`: max_norm, norms and clipped gradients of step 0.
@@ -205,9 +204,9 @@ def run_mlx(name, options, compare, parameters, gradients, rates):
     import mlx.core as mx
     import mlx.optimizers as mo
 
-    kind = {c.__name__.lower(): c for c in (mo.Adam, mo.AdamW, mo.SGD, mo.Lion, mo.Adafactor, mo.Muon)}[name]
-    own = {k: v for k, v in options.items() if k not in MLX_MUON}
-    optimizer = kind(learning_rate=0.0, **own)
+    kinds = {"adam": mo.Adam, "adamw": mo.AdamW, "sgd": mo.SGD, "lion": mo.Lion, "adafactor": mo.Adafactor, "muon": mo.Muon}
+    own = {k: v for k, v in options.items() if k not in ("decoupled", "adamw_for_rest")}
+    optimizer = kinds[name](learning_rate=0.0, **own)
     tensors = {n: mx.array(v) for n, v in parameters.items()}
     optimizer.init(tensors)
     snapshots = {}

@@ -62,8 +62,8 @@ std::pair<float, Arrays> loss_and_gradients(const Model& model, const HostBatch&
     const auto params = with_values(model.params, in);
     ForwardContext context{ParamView(params), {}, {}};
     const auto hidden = decoder_hidden(model.spec, context, device.input);
-    return chunked_cross_entropy(mx::flatten(hidden, 0, 1), head_weight(model.spec, context.params),
-                                 device.targets, true, 32);
+    return chunked_cross_entropy(mx::flatten(hidden, 0, 1), decoder_head(model.spec, context, true),
+                                 device.targets, 32);
   };
   std::vector<int> all(model.params.size());
   std::iota(all.begin(), all.end(), 0);

@@ -114,7 +114,7 @@ inline mx::array full_logits(const ModelView& model, const Tokens& tokens) {
   ForwardContext context{model.params, model.lora, std::nullopt};
   const mx::array input(tokens.data(), {1, static_cast<int>(tokens.size())}, mx::int32);
   const auto hidden = decoder_hidden(*model.spec, context, {.tokens_BT = input});
-  return mx::squeeze(decoder_logits(*model.spec, model.params, hidden), 0);
+  return mx::squeeze(decoder_logits(*model.spec, context, hidden), 0);
 }
 
 inline Tokens greedy_without_cache(const ModelView& model, Tokens text, int count) {

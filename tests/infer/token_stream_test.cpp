@@ -1,4 +1,5 @@
 #include "temper/infer/token_stream.h"
+#include "temper/models/adapter_params.h"
 
 #include <doctest/doctest.h>
 
@@ -77,7 +78,7 @@ TEST_CASE("prefill in chunks gives the logits of one pass") {
         const int end = std::min(begin + chunk, 24);
         DecoderInput input{.tokens_BT = mx::array(prompt.data() + begin, {1, end - begin}, mx::int32)};
         input.attention.cache = &cache;
-        parts.push_back(decoder_logits(model.spec, context.params, decoder_hidden(model.spec, context, input)));
+        parts.push_back(decoder_logits(model.spec, context, decoder_hidden(model.spec, context, input)));
         CHECK(cache.offset() == end);
       }
       const auto whole = mx::expand_dims(full_logits(ModelView(model), prompt), 0);
@@ -190,9 +191,10 @@ TEST_CASE("an adapter's answers are those of the merged weights") {
   auto model = fixture("llama2");
   const LoraConfig lora{.rank = 4, .scale = 2.0F};
   const auto layers = adaptable_layers(model.spec, -1, {});
-  auto adapter = init_lora(lora, layers, 1);
+  auto adapter = init_adapter(lora, layers, 1);
   Params merged = model.params;
-  for (const auto& [name, shape] : layers) {
+  for (const auto& layer : layers) {
+    const auto& name = layer.name;
     auto& b = adapter.at(name + ".lora_b");
     b = 0.2F * mx::random::normal(b.shape(), mx::float32, 0.0F, 1.0F, mx::random::key(name.size()));
     merged.at(name + ".weight") =

@@ -1,4 +1,5 @@
 #include "temper/io/adapters.h"
+#include "temper/models/adapter_params.h"
 
 #include "io/tiny_model.h"
 #include "temper/base/error.h"
@@ -17,7 +18,7 @@ DecoderSpec spec_of(const Json& changes = Json::object()) {
 }
 
 Params factors(const DecoderSpec& spec, int num_layers = -1) {
-  auto params = init_lora(kLora, adaptable_layers(spec, num_layers, kKeys), 1);
+  auto params = init_adapter(kLora, adaptable_layers(spec, num_layers, kKeys), 1);
   for (auto& [name, array] : params) {
     array = array + 0.1F * randn(array.shape(), name);
   }

@@ -55,8 +55,8 @@ std::pair<float, Params> loss_and_gradients(const Model& model, const Params& tr
     ForwardContext context{ParamView(model.params, &own), setting.lora, setting.dropout_key};
     const auto hidden =
         decoder_hidden(model.spec, context, {.tokens_BT = tokens, .checkpoint = setting.checkpoint});
-    return chunked_cross_entropy(mx::flatten(hidden, 0, 1), head_weight(model.spec, context.params),
-                                 next_tokens(tokens), false, 16);
+    return chunked_cross_entropy(mx::flatten(hidden, 0, 1), decoder_head(model.spec, context),
+                                 next_tokens(tokens), 16);
   };
   std::vector<int> all(trainable.size());
   std::iota(all.begin(), all.end(), 0);
@@ -85,7 +85,7 @@ TEST_CASE("LoRA on every linear computes what PEFT computes") {
   REQUIRE(peft.factors.size() == 3 * 7 * 2);
   ForwardContext context{ParamView(peft.model.params, &peft.factors), peft.lora, {}};
   const auto hidden = decoder_hidden(peft.model.spec, context, {.tokens_BT = peft.tokens});
-  const auto logits = decoder_logits(peft.model.spec, context.params, hidden);
+  const auto logits = decoder_logits(peft.model.spec, context, hidden);
   CHECK(max_difference(logits, peft.expected.at("logits")) < 2e-4F);
 }
 
@@ -145,16 +145,16 @@ TEST_CASE("what can be adapted: the last blocks' linears, chosen by key, with sh
   const auto spec = llama32().spec;
   const auto all = adaptable_layers(spec, -1, {});
   CHECK(all.size() == 3 * 7);
-  CHECK(all.front().first == "model.layers.0.self_attn.q_proj");
-  CHECK(all.front().second == mx::Shape{64, 48});
-  CHECK(all.back().first == "model.layers.2.mlp.down_proj");
-  CHECK(all.back().second == mx::Shape{48, 64});
+  CHECK(all.front().name == "model.layers.0.self_attn.q_proj");
+  CHECK(all.front().weight_shape() == mx::Shape{64, 48});
+  CHECK(all.back().name == "model.layers.2.mlp.down_proj");
+  CHECK(all.back().weight_shape() == mx::Shape{48, 64});
 
   const auto last = adaptable_layers(spec, 1, {"mlp.up_proj", "self_attn.k_proj"});
   REQUIRE(last.size() == 2);
-  CHECK(last[0].first == "model.layers.2.self_attn.k_proj");
-  CHECK(last[0].second == mx::Shape{32, 48});
-  CHECK(last[1].first == "model.layers.2.mlp.up_proj");
+  CHECK(last[0].name == "model.layers.2.self_attn.k_proj");
+  CHECK(last[0].weight_shape() == mx::Shape{32, 48});
+  CHECK(last[1].name == "model.layers.2.mlp.up_proj");
   CHECK(adaptable_layers(spec, 0, {}).empty());
   CHECK(adaptable_layers(spec, 3, {}).size() == all.size());
 }

@@ -2,6 +2,8 @@
 // hold for each: nothing unknown in its config, saving and loading, training, packing.
 #include "models/families.h"
 
+#include "temper/models/adapter_params.h"
+
 #include "temper/base/log.h"
 #include "train/support.h"
 
@@ -12,7 +14,7 @@ namespace {
 
 mx::array logits(const Model& model, const mx::array& tokens) {
   ForwardContext context{ParamView(model.params), {}, {}};
-  return decoder_logits(model.spec, context.params, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
+  return decoder_logits(model.spec, context, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
 }
 
 // Mean next-token loss of every position but each row's last.
@@ -27,7 +29,7 @@ mx::array mean_loss(const DecoderSpec& spec, const ParamView& params, const mx::
   const LossTargets targets{mx::flatten(mx::slice(places, {0, 0}, {rows, width - 1})),
                             mx::flatten(mx::slice(tokens, {0, 1}, {rows, width})),
                             mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
-  const auto logits_NV = decoder_logits(spec, context.params, mx::flatten(hidden, 0, 1));
+  const auto logits_NV = decoder_logits(spec, context, mx::flatten(hidden, 0, 1));
   const auto chosen = mx::take(logits_NV, targets.positions_S, 0);
   const auto right = mx::squeeze(mx::take_along_axis(chosen, mx::expand_dims(targets.targets_S, 1), 1), 1);
   return mx::sum(targets.weights_S * (mx::logsumexp(chosen, 1) - right));
@@ -201,7 +203,7 @@ TEST_CASE("twenty steps of LoRA lower the loss") {
     CAPTURE(name);
     const auto model = family_model(name);
     TrainStep step(model, step_options());
-    auto state = step.initial_state(init_lora({.rank = 4}, adaptable_layers(model.spec, -1, {}), 1), 1);
+    auto state = step.initial_state(init_adapter({.rank = 4}, adaptable_layers(model.spec, -1, {}), 1), 1);
     std::vector<float> losses;
     for (int i = 0; i < 20; ++i) {
       auto found = step.gradients(state, batch, 1.0F / static_cast<float>(batch.num_supervised));

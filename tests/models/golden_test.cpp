@@ -22,7 +22,7 @@ float max_difference(const mx::array& a, const mx::array& b) {
 
 mx::array logits(const Model& model, const mx::array& tokens) {
   ForwardContext context{ParamView(model.params), {}, {}};
-  return decoder_logits(model.spec, context.params, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
+  return decoder_logits(model.spec, context, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
 }
 
 // Mean next-token loss of every position, as the fixtures define it: the model sees whole rows (dynamic rope
@@ -37,7 +37,7 @@ mx::array mean_loss(const DecoderSpec& spec, const Params& params, const mx::arr
   const LossTargets targets{mx::flatten(mx::slice(places, {0, 0}, {rows, width - 1})),
                             mx::flatten(mx::slice(tokens, {0, 1}, {rows, width})),
                             mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
-  return chunked_cross_entropy(mx::flatten(hidden, 0, 1), head_weight(spec, context.params), targets, true, 16);
+  return chunked_cross_entropy(mx::flatten(hidden, 0, 1), decoder_head(spec, context, true), targets, 16);
 }
 
 } // namespace

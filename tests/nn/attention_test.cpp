@@ -115,20 +115,24 @@ class Store final : public KeyValueStore {
   int offset() const override {
     return offset_;
   }
-  std::pair<mx::array, mx::array> update(int layer, const mx::array& k, const mx::array& v) override {
+  StoredKeys update(int layer, const mx::array& k, const mx::array& v) override {
     const auto it = kept_.find(layer);
     const auto all = it == kept_.end() ? std::pair(k, v)
                                        : std::pair(mx::concatenate({it->second.first, k}, 2),
                                                    mx::concatenate({it->second.second, v}, 2));
     kept_.insert_or_assign(layer, all);
-    return all;
+    return {all.first, all.second, 0};
   }
-  void advance(int count) {
+  std::vector<mx::array>& state(int) override {
+    return state_;
+  }
+  void advance(int count) override {
     offset_ += count;
   }
 
  private:
   std::map<int, std::pair<mx::array, mx::array>> kept_;
+  std::vector<mx::array> state_;
   int offset_ = 0;
 };
 
@@ -141,7 +145,7 @@ mx::array columns(const mx::array& x, int begin, int end) {
 TEST_CASE("plain rows: causal, grouped heads, sliding window") {
   for (const int window : {0, 1, 5, kWidth, 100}) {
     CAPTURE(window);
-    CHECK(max_difference(attention({}, kQ, kK, kV, kScale, window, 0), plain(kQ, kK, kV, window)) < 1e-5F);
+    CHECK(max_difference(attention({}, {kScale, window}, kQ, kK, kV, 0), plain(kQ, kK, kV, window)) < 1e-5F);
   }
 }
 
@@ -151,7 +155,7 @@ TEST_CASE("rule 9: packed documents attend as if each stood alone") {
     const auto expected = separate({kQ, kK, kV}, window);
     for (const auto& plan : {dense_plan(), documents_plan()}) {
       CAPTURE(plan.documents.has_value());
-      CHECK(max_difference(real_places(attention(plan, kQ, kK, kV, kScale, window, 0)), expected) < 1e-5F);
+      CHECK(max_difference(real_places(attention(plan, {kScale, window}, kQ, kK, kV, 0)), expected) < 1e-5F);
     }
   }
 }
@@ -165,7 +169,7 @@ TEST_CASE("rule 9: packed attention's gradients are those of documents that stan
       CAPTURE(plan.documents.has_value());
       const auto found = gradients_of(
           [&](const Arrays& in) {
-            return real_places(attention(plan, in[0], in[1], in[2], kScale, window, 0));
+            return real_places(attention(plan, {kScale, window}, in[0], in[1], in[2], 0));
           },
           inputs);
       for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -180,7 +184,9 @@ TEST_CASE("gradients of every layout agree with finite differences") {
   AttentionPlan rows;
   for (const auto& plan : {rows, dense_plan(), documents_plan()}) {
     check_gradients(
-        [&](const Arrays& in) { return real_places(attention(plan, in[0], in[1], in[2], kScale, 6, 0)); },
+        [&](const Arrays& in) {
+          return real_places(attention(plan, {kScale, 6}, in[0], in[1], in[2], 0));
+        },
         {kQ, kK, kV});
   }
 }
@@ -199,8 +205,8 @@ TEST_CASE("a cache, filled in any steps, gives what the whole text gives") {
         const int begin = store.offset();
         const int end = begin + count;
         for (const int layer : {0, 1}) {
-          const auto o = attention(plan, columns(kQ, begin, end), columns(kK, begin, end),
-                                   columns(kV, begin, end), kScale, window, layer);
+          const auto o = attention(plan, {kScale, window}, columns(kQ, begin, end), columns(kK, begin, end),
+                                   columns(kV, begin, end), layer);
           if (layer == 1) {
             parts.push_back(o);
           }
@@ -222,10 +228,10 @@ TEST_CASE("left padding is seen by nobody and is never NaN") {
     Store fresh;
     plan.cache = &fresh;
     const auto first =
-        attention(plan, columns(kQ, 0, 12), columns(kK, 0, 12), columns(kV, 0, 12), kScale, window, 0);
+        attention(plan, {kScale, window}, columns(kQ, 0, 12), columns(kK, 0, 12), columns(kV, 0, 12), 0);
     fresh.advance(12);
     const auto second =
-        attention(plan, columns(kQ, 12, 20), columns(kK, 12, 20), columns(kV, 12, 20), kScale, window, 0);
+        attention(plan, {kScale, window}, columns(kQ, 12, 20), columns(kK, 12, 20), columns(kV, 12, 20), 0);
     const auto o = mx::concatenate({first, second}, 2);
     CHECK(mx::all(mx::isfinite(o)).item<bool>());
     for (const Place text : {Place{0, 0, 20}, Place{1, 6, 14}}) {
@@ -238,7 +244,7 @@ TEST_CASE("left padding is seen by nobody and is never NaN") {
 TEST_CASE("half precision stays half precision") {
   const auto half = [](const mx::array& x) { return mx::astype(x, mx::bfloat16); };
   for (const auto& plan : {AttentionPlan{}, dense_plan(), documents_plan()}) {
-    const auto o = attention(plan, half(kQ), half(kK), half(kV), kScale, 0, 0);
+    const auto o = attention(plan, {kScale, 0}, half(kQ), half(kK), half(kV), 0);
     CHECK(o.dtype() == mx::bfloat16);
     CHECK(mx::all(mx::isfinite(o)).item<bool>());
   }

@@ -73,9 +73,8 @@ mx::array plain_attention(const Arrays& in, const std::vector<std::pair<int, int
     const auto table =
         make_rope_table(rope, mx::expand_dims(mx::arange(0, length, 1, mx::int32), 0), std::nullopt);
     const float scale = 1.0F / std::sqrt(static_cast<float>(in[0].shape(2) / heads));
-    const auto o = attention({}, apply_rope(table, split(part(in[0]), heads)),
-                             apply_rope(table, split(part(in[1]), kv_heads)), split(part(in[2]), kv_heads),
-                             scale, window, 0);
+    const auto o = attention({}, {scale, window}, apply_rope(table, split(part(in[0]), heads)),
+                             apply_rope(table, split(part(in[1]), kv_heads)), split(part(in[2]), kv_heads), 0);
     const auto merged = mx::flatten(mx::transpose(o, {0, 2, 1, 3}), 2, 3);
     out = mx::slice_update(out, merged, mx::Shape{0, begin, 0}, mx::Shape{1, begin + length, out.shape(2)});
   }
@@ -135,8 +134,10 @@ TEST_CASE("attention agrees with its twin: documents, groups of heads, windows, 
 TEST_CASE("cross entropy agrees with its twin, in hidden states and head") {
   const LossTargets targets{mx::array({3, 0, 9, 5}, mx::int32), mx::array({1, 50, 0, 7}, mx::int32),
                             mx::array({0.5F, 0.25F, 0.25F, 0.0F})};
-  const Function fast = [&](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], targets, true, 3); };
-  const Function plain = [&](const Arrays& in) { return plain_cross_entropy(in[0], in[1], targets); };
+  const Function fast = [&](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], true}, targets, 3);
+  };
+  const Function plain = [&](const Arrays& in) { return plain_cross_entropy(in[0], {in[1]}, targets); };
   check_twins(fast, plain, {random("h", {10, 24}), random("head", {51, 24}) * 3.0F}, 1e-5F);
 }
 
@@ -145,6 +146,6 @@ TEST_CASE("rule 10: host kernels pass NaN on") {
   CHECK(std::isnan(mx::sum(swiglu(x, mx::ones({4}))).item<float>()));
   CHECK(std::isnan(mx::sum(rms_norm(mx::reshape(x, {1, 4}), mx::ones({4}), 1e-5F)).item<float>()));
   const LossTargets targets{mx::array({0}, mx::int32), mx::array({0}, mx::int32), mx::array({1.0F})};
-  const auto loss = chunked_cross_entropy(mx::reshape(x, {1, 4}), mx::ones({5, 4}), targets, false, 1);
+  const auto loss = chunked_cross_entropy(mx::reshape(x, {1, 4}), {mx::ones({5, 4}), false}, targets, 1);
   CHECK(std::isnan(mx::array(loss).item<float>()));
 }

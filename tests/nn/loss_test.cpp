@@ -57,40 +57,46 @@ Arrays gradients(const Function& loss) {
 
 TEST_CASE("the loss is the weighted cross entropy of the selected positions, whatever the chunks") {
   const double expected = by_hand();
-  CHECK(plain_cross_entropy(kStates, kHead, targets()).item<float>() ==
+  CHECK(plain_cross_entropy(kStates, {kHead}, targets()).item<float>() ==
         doctest::Approx(expected).epsilon(1e-6));
   for (const int chunk : {0, 1, 3, 8, 100}) {
     CAPTURE(chunk);
-    CHECK(chunked_cross_entropy(kStates, kHead, targets(), true, chunk).item<float>() ==
+    CHECK(chunked_cross_entropy(kStates, {kHead, true}, targets(), chunk).item<float>() ==
           doctest::Approx(expected).epsilon(1e-6));
-    CHECK(cross_entropy_value(kStates, kHead, targets(), chunk).item<float>() ==
+    CHECK(cross_entropy_value(kStates, {kHead}, targets(), chunk).item<float>() ==
           doctest::Approx(expected).epsilon(1e-6));
   }
 }
 
 TEST_CASE("chunked gradients agree with the plain twin's, in hidden states and head") {
   const auto expected =
-      gradients([](const Arrays& in) { return plain_cross_entropy(in[0], in[1], targets()); });
+      gradients([](const Arrays& in) { return plain_cross_entropy(in[0], {in[1]}, targets()); });
   for (const int chunk : {0, 1, 3, 8}) {
     CAPTURE(chunk);
     // The factor shows that the incoming cotangent is used.
-    const auto found = gradients(
-        [&](const Arrays& in) { return 2.0F * chunked_cross_entropy(in[0], in[1], targets(), true, chunk); });
+    const auto found = gradients([&](const Arrays& in) {
+      return 2.0F * chunked_cross_entropy(in[0], {in[1], true}, targets(), chunk);
+    });
     CHECK(relative_difference(found[0] * 0.5F, expected[0]) < 1e-5F);
     CHECK(relative_difference(found[1] * 0.5F, expected[1]) < 1e-5F);
   }
 }
 
 TEST_CASE("loss gradients agree with finite differences") {
-  check_gradients([](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], targets(), true, 3); },
-                  {kStates, kHead});
+  check_gradients(
+      [](const Arrays& in) {
+        return chunked_cross_entropy(in[0], {in[1], true}, targets(), 3);
+      },
+      {kStates, kHead});
 }
 
 TEST_CASE("a frozen head gets no gradient, the hidden states the same") {
-  const auto both =
-      gradients([](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], targets(), true, 3); });
-  const auto frozen =
-      gradients([](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], targets(), false, 3); });
+  const auto both = gradients([](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], true}, targets(), 3);
+  });
+  const auto frozen = gradients([](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], false}, targets(), 3);
+  });
   CHECK(same_bits(both[0], frozen[0]));
   CHECK(mx::max(mx::abs(frozen[1])).item<float>() == 0.0F);
 }
@@ -99,12 +105,14 @@ TEST_CASE("padding of weight 0 changes neither loss nor gradient, though it repe
   const auto t = targets();
   const auto cut = [](const mx::array& x) { return mx::slice(x, {0}, {5}); };
   const LossTargets real{cut(t.positions_S), cut(t.targets_S), cut(t.weights_S)};
-  CHECK(chunked_cross_entropy(kStates, kHead, t, true, 4).item<float>() ==
-        doctest::Approx(chunked_cross_entropy(kStates, kHead, real, true, 0).item<float>()).epsilon(1e-6));
-  const auto with =
-      gradients([&](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], t, true, 4); });
-  const auto without =
-      gradients([&](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], real, true, 0); });
+  CHECK(chunked_cross_entropy(kStates, {kHead, true}, t, 4).item<float>() ==
+        doctest::Approx(chunked_cross_entropy(kStates, {kHead, true}, real, 0).item<float>()).epsilon(1e-6));
+  const auto with = gradients([&](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], true}, t, 4);
+  });
+  const auto without = gradients([&](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], true}, real, 0);
+  });
   CHECK(relative_difference(with[0], without[0]) < 1e-6F);
   CHECK(relative_difference(with[1], without[1]) < 1e-6F);
   // Position 0 is padding's and no target: nothing reaches it.
@@ -113,17 +121,18 @@ TEST_CASE("padding of weight 0 changes neither loss nor gradient, though it repe
 
 TEST_CASE("a position selected twice gets both gradients") {
   const LossTargets twice{mx::array({5, 5}, mx::int32), mx::array({1, 2}, mx::int32), mx::array({0.5F, 0.5F})};
-  const auto expected = gradients([&](const Arrays& in) { return plain_cross_entropy(in[0], in[1], twice); });
-  const auto found =
-      gradients([&](const Arrays& in) { return chunked_cross_entropy(in[0], in[1], twice, true, 1); });
+  const auto expected = gradients([&](const Arrays& in) { return plain_cross_entropy(in[0], {in[1]}, twice); });
+  const auto found = gradients([&](const Arrays& in) {
+    return chunked_cross_entropy(in[0], {in[1], true}, twice, 1);
+  });
   CHECK(relative_difference(found[0], expected[0]) < 1e-5F);
 }
 
 TEST_CASE("half precision sums its logits in fp32") {
   const auto states = mx::astype(kStates, mx::bfloat16);
-  auto loss = chunked_cross_entropy(states, kHead, targets(), true, 3);
+  auto loss = chunked_cross_entropy(states, {kHead, true}, targets(), 3);
   CHECK(loss.dtype() == mx::float32);
   CHECK(loss.item<float>() == doctest::Approx(by_hand()).epsilon(0.02));
-  auto huge = chunked_cross_entropy(kStates * 1e3F, kHead, targets(), true, 3);
+  auto huge = chunked_cross_entropy(kStates * 1e3F, {kHead, true}, targets(), 3);
   CHECK(std::isfinite(huge.item<float>()));
 }

@@ -107,17 +107,6 @@ CASES = {
          "lr_schedule": {"name": "linear_schedule", "arguments": [1e-3, 1e-5, 20]}},
     ),  # fmt: skip
     "text": (text_row, {"optimizer": "sgd", "optimizer_config": {"sgd": {"momentum": 0.9}}, "learning_rate": 3e-3}),
-    "muon": (
-        chat_row,
-        {"optimizer": "muon", "learning_rate": 5e-3,
-         "optimizer_config": {"muon": {"momentum": 0.9, "weight_decay": 0.1}}},
-    ),  # fmt: skip
-    "adafactor": (completion_row, {"optimizer": "adafactor"}),
-    "adafactor_full": (
-        chat_row,
-        {"optimizer": "adafactor", "fine_tune_type": "full", "num_layers": 2, "learning_rate": 1e-4,
-         "optimizer_config": {"adafactor": {"relative_step": False, "beta_1": 0.9, "eps": [1e-12, 1e-3]}}},
-    ),  # fmt: skip
     "no_validation": (chat_row, {"val_batches": 0, "mask_prompt": True}),
     "full": (chat_row, {"fine_tune_type": "full", "learning_rate": 1e-4}),
     "full_last_layers": (text_row, {"fine_tune_type": "full", "num_layers": 2, "learning_rate": 1e-4}),

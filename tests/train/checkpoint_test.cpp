@@ -99,20 +99,6 @@ TEST_CASE("rule 7: resume is exact: full, unpacked, prefetched, over the end of 
   });
 }
 
-TEST_CASE("rule 7: resume is exact with every optimizer, parameter groups included") {
-  for (const std::string name : {"lion", "adafactor", "muon"}) {
-    CAPTURE(name);
-    check_exact([&](std::int64_t steps) {
-      Setting setting(steps);
-      setting.full = true;
-      setting.step = step_options(name);
-      setting.step.optimizer.config.adafactor.beta_1 = 0.9;
-      setting.step.optimizer.groups = {{"*norm.weight", 0.5, 0.1}};
-      return setting;
-    });
-  }
-}
-
 TEST_CASE("rule 7: resume is exact in fp16, loss scale included") {
   check_exact([](std::int64_t steps) {
     Setting setting(steps);

@@ -197,24 +197,6 @@ TEST_CASE("rule 7: a run that is interrupted and resumed writes what an uninterr
   CHECK(same_bits(load_adapter(stopped.run_dir, tiny_model().spec).params, adapters));
 }
 
-TEST_CASE("a schedule spans the run: in compat mode too, where the steps are micro-batches") {
-  for (const std::string compat : {"none", "mlx-lm"}) {
-    CAPTURE(compat);
-    const Workshop shop;
-    auto config = shop.config();
-    config.compat = compat;
-    config.grad_accumulation_steps = 2;
-    config.learning_rate = 1.0e-3;
-    config.lr_schedule.name = "linear";
-    run_training(config);
-    const auto rates = numbers(events(shop.run(), "step"), "learning_rate");
-    REQUIRE(rates.size() == 6);
-    const double updates = compat == "none" ? 6 : 3;
-    CHECK(rates.front() == doctest::Approx(1e-3));
-    CHECK(rates.back() == doctest::Approx(1e-3 / updates));
-  }
-}
-
 TEST_CASE("a checkpoint goes on with the same data only") {
   const Workshop shop;
   auto config = shop.config();

@@ -188,7 +188,7 @@ TEST_CASE("dropout's mask depends on seed and micro-step alone") {
 
 TEST_CASE("a loss of one's own is used") {
   auto options = step_options();
-  options.loss = [](const mx::array& hidden, const mx::array& head, const LossTargets& targets, bool) {
+  options.loss = [](const mx::array& hidden, const Head& head, const LossTargets& targets) {
     return 3.0F * plain_cross_entropy(hidden, head, targets);
   };
   const auto model = tiny_model();
@@ -230,7 +230,7 @@ TEST_CASE("rule 10: a gradient that is not finite changes nothing, bit for bit")
 
 TEST_CASE("rule 10: a loss that is not finite skips the step even if the gradient is") {
   auto options = step_options();
-  options.loss = [](const mx::array& hidden, const mx::array& head, const LossTargets& targets, bool) {
+  options.loss = [](const mx::array& hidden, const Head& head, const LossTargets& targets) {
     const auto infinite = mx::array(std::numeric_limits<float>::infinity());
     return plain_cross_entropy(hidden, head, targets) + mx::stop_gradient(infinite);
   };

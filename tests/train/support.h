@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/tiny_model.h"
+#include "temper/models/adapter_params.h"
 #include "temper/train/trainer.h"
 
 namespace temper::test {
@@ -65,7 +66,7 @@ inline StepOptions step_options(const std::string& optimizer = "adam", float dro
 
 // Factors of the linears that `keys` name (none: all), B not zero, so that every gradient is alive.
 inline Params lora_factors(const Model& model, const std::vector<std::string>& keys = {}) {
-  auto factors = init_lora({.rank = 4}, adaptable_layers(model.spec, -1, keys), 1);
+  auto factors = init_adapter({.rank = 4}, adaptable_layers(model.spec, -1, keys), 1);
   for (auto& [name, array] : factors) {
     array = array + 0.1F * randn(array.shape(), name);
   }

@@ -21,11 +21,11 @@ int chunk_rows(const LossOptions& options, int vocab_size) {
 mx::array batch_loss(const ModelView& model, const HostBatch& batch, const LossOptions& options) {
   const auto layout = to_arrays(batch, *model.spec, 1.0F,
                                 options.attention.value_or(default_packed_attention(
-                                    model.params.at("model.embed_tokens.weight").dtype())));
+                                    *model.spec, compute_dtype(*model.spec, model.params))));
   const auto device = as_device_batch(layout, layout.arrays);
   ForwardContext context{model.params, model.lora, std::nullopt};
   const auto hidden = decoder_hidden(*model.spec, context, device.input);
-  return cross_entropy_value(mx::flatten(hidden, 0, 1), head_weight(*model.spec, model.params), device.targets,
+  return cross_entropy_value(mx::flatten(hidden, 0, 1), decoder_head(*model.spec, context), device.targets,
                              chunk_rows(options, model.spec->vocab_size));
 }
 

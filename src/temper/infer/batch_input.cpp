@@ -97,13 +97,19 @@ void push_targets(const HostBatch& batch, float weight, std::vector<mx::array>& 
   arrays.push_back(mx::array(weights.data(), {count}, mx::float32));
 }
 
+// The host kernels know neither soft caps nor sinks.
+bool host_attention_serves(const DecoderSpec& spec) {
+  return spec.attention_softcap == 0.0F && !spec.sinks;
+}
+
 } // namespace
 
-PackedAttention default_packed_attention(mx::Dtype dtype) {
+PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtype) {
   if (mx::default_device() != mx::Device::cpu) {
     return PackedAttention::dense_mask;
   }
-  return dtype == mx::float32 ? PackedAttention::host : PackedAttention::documents;
+  return dtype == mx::float32 && host_attention_serves(spec) ? PackedAttention::host
+                                                             : PackedAttention::documents;
 }
 
 std::string BatchArrays::shape_key() const {
@@ -119,10 +125,13 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   if (batch.empty()) {
     throw DataError("an empty batch reached the model");
   }
+  if (attention == PackedAttention::host && !host_attention_serves(spec)) {
+    attention = PackedAttention::documents;
+  }
   BatchArrays result;
   result.packed = batch.packed;
   result.attention = attention;
-  result.has_lengths = spec.rope.type == RopeType::dynamic;
+  result.has_lengths = depends_on_length(spec);
   result.arrays.push_back(int_array(batch.tokens, {batch.rows, batch.width}));
   result.arrays.push_back(int_array(batch.positions, {batch.rows, batch.width}));
   if (attention == PackedAttention::host) {

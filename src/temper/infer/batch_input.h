@@ -18,8 +18,8 @@ enum class PackedAttention {
   host,       // the host kernels, which read documents in place
 };
 
-// The fastest for models of `dtype` on the device that MLX computes on.
-PackedAttention default_packed_attention(mx::Dtype dtype);
+// The fastest for the model in `dtype` on the device that MLX computes on.
+PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtype);
 
 // The arrays of a batch, all int32 but the weights (fp32), the document layout's flags (bool).
 struct BatchArrays {
@@ -34,7 +34,8 @@ struct BatchArrays {
   std::string shape_key() const;
 };
 
-// Copies `batch` into arrays; weights are `weight` where a target counts, 0 elsewhere.
+// Copies `batch` into arrays, for `attention` or, where that does not serve the model, documents; weights are
+// `weight` where a target counts, 0 elsewhere.
 BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight, PackedAttention attention);
 
 struct DeviceBatch {

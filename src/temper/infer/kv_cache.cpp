@@ -35,14 +35,18 @@ int KvCache::offset() const {
   return offset_;
 }
 
-std::pair<mx::array, mx::array> KvCache::update(int layer, const mx::array& k, const mx::array& v) {
-  const auto index = static_cast<std::size_t>(layer);
-  auto& own = layers_.at(index);
-  auto stored = std::pair{store(own.keys, k, offset_), store(own.values, v, offset_)};
-  if (index + 1 == layers_.size()) {
-    offset_ += k.shape(2);
-  }
-  return stored;
+StoredKeys KvCache::update(int layer, const mx::array& k, const mx::array& v) {
+  auto& own = layers_.at(static_cast<std::size_t>(layer));
+  auto keys = store(own.keys, k, offset_);
+  return {std::move(keys), store(own.values, v, offset_), 0};
+}
+
+std::vector<mx::array>& KvCache::state(int layer) {
+  return layers_.at(static_cast<std::size_t>(layer)).state;
+}
+
+void KvCache::advance(int columns) {
+  offset_ += columns;
 }
 
 void KvCache::trim(int length) {
@@ -59,6 +63,9 @@ void KvCache::keep_rows(const mx::array& rows) {
       layer.keys = mx::take(*layer.keys, rows, 0);
       layer.values = mx::take(*layer.values, rows, 0);
     }
+    for (auto& state : layer.state) {
+      state = mx::take(state, rows, 0);
+    }
   }
 }
 
@@ -69,6 +76,7 @@ std::vector<mx::array> KvCache::arrays() const {
       all.push_back(*layer.keys);
       all.push_back(*layer.values);
     }
+    all.insert(all.end(), layer.state.begin(), layer.state.end());
   }
   return all;
 }

@@ -17,8 +17,10 @@ class KvCache : public KeyValueStore {
   explicit KvCache(int num_layers);
 
   int offset() const override;
-  // Lazy. The pass ends, and offset() moves, when the last layer has stored its part.
-  std::pair<mx::array, mx::array> update(int layer, const mx::array& k, const mx::array& v) override;
+  // Lazy.
+  StoredKeys update(int layer, const mx::array& k, const mx::array& v) override;
+  std::vector<mx::array>& state(int layer) override;
+  void advance(int columns) override;
 
   // Forgets every token from `length` on; keeps the buffers for what comes instead.
   void trim(int length);
@@ -31,6 +33,7 @@ class KvCache : public KeyValueStore {
   struct Layer {
     std::optional<mx::array> keys; // [B, G, capacity, D]
     std::optional<mx::array> values;
+    std::vector<mx::array> state; // of a recurrent layer
   };
 
   std::vector<Layer> layers_;

@@ -62,18 +62,20 @@ void TokenStream::reset() {
   cache_.trim(0);
 }
 
-// Dynamic rope turns every key by an angle that depends on the text's length, once it is longer than the
-// model was trained for. What the cache holds is then out of date with each token.
-bool TokenStream::is_stretched() const {
-  const auto& rope = model_.spec->rope;
-  return rope.type == RopeType::dynamic &&
-         *std::max_element(num_tokens_B_.begin(), num_tokens_B_.end()) > rope.max_positions;
+// Some ropes turn every key by an angle that depends on the text's length. What the cache holds is out of date
+// where that has changed: with each token (dynamic), or once (longrope).
+int TokenStream::stage() const {
+  int stage = 0;
+  for (const auto length : num_tokens_B_) {
+    stage += rope_stage(*model_.spec, length);
+  }
+  return stage;
 }
 
 bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts,
                         const std::function<bool()>& cancelled) {
   check_prompts(prompts, model_.spec->vocab_size);
-  const bool was_stretched = !num_tokens_B_.empty() && is_stretched();
+  const int stage_before = stage();
   ahead_.reset();
   num_generated_ = 0;
   num_tokens_B_.clear();
@@ -82,11 +84,14 @@ bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts,
     num_tokens_B_.push_back(static_cast<std::int32_t>(prompt.size()));
   }
   num_reused_ = 0;
-  if (prompts.size() == 1 && !was_stretched && !is_stretched()) {
+  if (prompts.size() == 1 && stage_before == stage()) {
     const auto& prompt = prompts.front();
     const auto [mine, theirs] = std::mismatch(known_.begin(), known_.end(), prompt.begin(), prompt.end());
     // The last prompt token is read again: its hidden state gives the first new token.
     num_reused_ = std::min({static_cast<int>(mine - known_.begin()), cache_.offset(), num_tokens_B_[0] - 1});
+    if (is_recurrent(*model_.spec) && num_reused_ < cache_.offset()) {
+      num_reused_ = 0; // a state cannot be cut back
+    }
   }
   cache_.trim(num_reused_);
   known_.clear();
@@ -98,7 +103,7 @@ bool TokenStream::prefill(const std::vector<std::vector<std::int32_t>>& prompts,
   const int width = *std::max_element(num_tokens_B_.begin(), num_tokens_B_.end());
   const auto text = pad_left(prompts, static_cast<std::size_t>(width));
   text_BT_.reset();
-  if (has_repetition_penalty(sampler_.options()) || model_.spec->rope.type == RopeType::dynamic) {
+  if (has_repetition_penalty(sampler_.options()) || depends_on_length(*model_.spec)) {
     text_BT_ = text;
   }
   starts_B_.reset();
@@ -135,7 +140,7 @@ mx::array TokenStream::forward(const mx::array& tokens_BT) {
     input.attention.starts_B = starts_B_;
     input.positions_BT = mx::maximum(column - mx::expand_dims(*starts_B_, 1), mx::array(0));
   }
-  if (model_.spec->rope.type == RopeType::dynamic) {
+  if (depends_on_length(*model_.spec)) {
     input.lengths_BT = mx::broadcast_to(mx::expand_dims(int_array(num_tokens_B_), 1), tokens_BT.shape());
   }
   ForwardContext context{model_.params, model_.lora, std::nullopt};
@@ -145,7 +150,8 @@ mx::array TokenStream::forward(const mx::array& tokens_BT) {
 mx::array TokenStream::sample(const mx::array& hidden_BTE) {
   const int width = hidden_BTE.shape(1);
   const auto last = mx::slice(hidden_BTE, {0, width - 1, 0}, {hidden_BTE.shape(0), width, hidden_BTE.shape(2)});
-  const auto logits = mx::squeeze(decoder_logits(*model_.spec, model_.params, last), 1);
+  const auto logits =
+      mx::squeeze(decoder_logits(*model_.spec, {model_.params, model_.lora, std::nullopt}, last), 1);
   std::optional<mx::array> recent;
   if (text_BT_) {
     const int end = text_BT_->shape(1);
@@ -157,13 +163,14 @@ mx::array TokenStream::sample(const mx::array& hidden_BTE) {
 mx::array TokenStream::step(const mx::array& tokens_B) {
   const auto column = mx::expand_dims(tokens_B, 1);
   ++num_generated_;
+  const int stage_before = stage();
   for (auto& count : num_tokens_B_) {
     ++count;
   }
   if (text_BT_) {
     text_BT_ = mx::concatenate({*text_BT_, column}, 1);
   }
-  if (is_stretched()) {
+  if (stage() != stage_before) {
     cache_.trim(0);
     return sample(forward(*text_BT_));
   }

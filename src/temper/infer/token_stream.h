@@ -47,7 +47,7 @@ class TokenStream {
   // Hidden states [B, T, E] of `tokens_BT`, the cache's next T columns.
   mx::array forward(const mx::array& tokens_BT);
   mx::array sample(const mx::array& hidden_BTE);
-  bool is_stretched() const;
+  int stage() const;
 
   ModelView model_;
   Sampler sampler_;

@@ -5,7 +5,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/io/safetensors.h"
-#include "temper/models/decoder.h"
+#include "temper/models/adapter_params.h"
 
 namespace temper {
 namespace {
@@ -63,11 +63,7 @@ Params read_params(const fs::path& file) {
 }
 
 void check_factors(const fs::path& file, const Params& params, const DecoderSpec& spec, int rank) {
-  std::map<std::string, mx::Shape> allowed;
-  for (const auto& [name, shape] : adaptable_layers(spec, -1, {})) {
-    allowed[name + ".lora_a"] = {shape[1], rank};
-    allowed[name + ".lora_b"] = {rank, shape[0]};
-  }
+  const auto allowed = adapter_shapes({.rank = rank}, matrix_layers(spec));
   for (const auto& [name, array] : params) {
     const auto it = allowed.find(name);
     if (it == allowed.end()) {

@@ -65,17 +65,17 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
 
 // Every parameter of the checkpoint, lazily, under our names.
 Params read_tensors(const fs::path& folder, const Family& family, const DecoderSpec& spec) {
-  Params params;
+  Params stored;
   for (const auto& file : weight_files(folder)) {
-    for (const auto& [stored, array] : load_safetensors(file)) {
-      const auto name = family.tensor_name(stored);
-      if (!name || (spec.tied_head && *name == "lm_head.weight")) {
-        continue;
-      }
-      if (!params.emplace(*name, array).second) {
-        throw ModelError(file.string() + ": tensor " + *name + " is there twice");
+    for (const auto& [name, array] : load_safetensors(file)) {
+      if (!stored.emplace(name, array).second) {
+        throw ModelError(file.string() + ": tensor " + name + " is there twice");
       }
     }
+  }
+  auto params = import_weights(family.layout, spec, stored, folder.string());
+  if (spec.tied_head) {
+    params.erase(spec.head + ".weight");
   }
   return params;
 }
@@ -90,6 +90,9 @@ const char* const kCompanionFiles[] = {
 
 // transformers stores the dtype as torch_dtype, since version 5 as dtype.
 mx::Dtype stored_dtype(const Json& config) {
+  if (config.contains("text_config") && !config.contains("dtype") && !config.contains("torch_dtype")) {
+    return stored_dtype(config["text_config"]);
+  }
   for (const char* key : {"dtype", "torch_dtype"}) {
     const auto it = config.find(key);
     if (it != config.end() && it->is_string()) {

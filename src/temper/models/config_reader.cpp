@@ -9,10 +9,18 @@
 
 namespace temper {
 
-ConfigReader::ConfigReader(const Json& config, std::string origin)
-    : config_(config), origin_(std::move(origin)) {
-  if (!config.is_object()) {
+ConfigReader::ConfigReader(Json config, std::string origin)
+    : config_(std::move(config)), origin_(std::move(origin)) {
+  if (!config_.is_object()) {
     fail("not a JSON object");
+  }
+}
+
+void ConfigReader::set_defaults(const Json& defaults) {
+  for (const auto& [key, value] : defaults.items()) {
+    if (find(key) == nullptr) {
+      config_[key] = value;
+    }
   }
 }
 
@@ -76,6 +84,39 @@ const Json* ConfigReader::object(const std::string& key) {
     fail(key + " must be an object, but is " + dump(*value));
   }
   return value;
+}
+
+namespace {
+
+template <typename T>
+std::vector<T> list_of(const Json* value, const ConfigReader& reader, const std::string& key,
+                       bool (Json::*is_element)() const noexcept, const char* what) {
+  std::vector<T> list;
+  if (value == nullptr) {
+    return list;
+  }
+  if (!value->is_array() || !std::all_of(value->begin(), value->end(),
+                                         [&](const Json& element) { return (element.*is_element)(); })) {
+    reader.fail(key + " must be a list of " + what + ", but is " + dump(*value));
+  }
+  for (const auto& element : *value) {
+    list.push_back(element.get<T>());
+  }
+  return list;
+}
+
+} // namespace
+
+std::vector<std::string> ConfigReader::texts(const std::string& key) {
+  return list_of<std::string>(find(key), *this, key, &Json::is_string, "texts");
+}
+
+std::vector<int> ConfigReader::integers(const std::string& key) {
+  return list_of<int>(find(key), *this, key, &Json::is_number_integer, "whole numbers");
+}
+
+std::vector<float> ConfigReader::numbers(const std::string& key) {
+  return list_of<float>(find(key), *this, key, &Json::is_number, "numbers");
 }
 
 void ConfigReader::expect(const std::string& key, const std::vector<Json>& allowed) {

@@ -13,8 +13,11 @@ namespace temper {
 
 class ConfigReader {
  public:
-  // `origin` names the file in messages. `config` must outlive the reader.
-  ConfigReader(const Json& config, std::string origin);
+  // `origin` names the file in messages.
+  ConfigReader(Json config, std::string origin);
+
+  // What absent keys are taken as from here on. Not for nested objects' keys.
+  void set_defaults(const Json& defaults);
 
   // Throw ModelError if the key is absent (or null) or of another type.
   int integer(const std::string& key);
@@ -26,6 +29,10 @@ class ConfigReader {
   std::string text(const std::string& key, const std::string& fallback);
   // The object under `key`, or nullptr if absent or null.
   const Json* object(const std::string& key);
+  // The list under `key`; empty if absent or null. Throw ModelError if it is something else.
+  std::vector<std::string> texts(const std::string& key);
+  std::vector<int> integers(const std::string& key);
+  std::vector<float> numbers(const std::string& key);
 
   // Throws ModelError unless the key is absent, null, or equal to one of `allowed`.
   void expect(const std::string& key, const std::vector<Json>& allowed);
@@ -42,7 +49,7 @@ class ConfigReader {
  private:
   const Json* find(const std::string& key);
 
-  const Json& config_;
+  Json config_;
   std::string origin_;
   std::set<std::string> known_;
 };

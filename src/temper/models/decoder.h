@@ -1,15 +1,14 @@
 // The one decoder: token ids to hidden states to logits, as a pure function of parameters and batch.
-// Dims: B rows, T tokens a row, N selected tokens, E hidden_size, V vocab_size, O, I a weight's out, in.
+// Dims: B rows, T tokens a row, N selected tokens, E hidden_size, V vocab_size.
 #pragma once
 
 #include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "temper/models/spec.h"
+#include "temper/models/tensors.h"
 #include "temper/nn/attention.h"
 #include "temper/nn/linear.h"
+#include "temper/nn/loss.h"
 
 namespace temper {
 
@@ -21,22 +20,27 @@ struct DecoderInput {
   bool checkpoint = false; // recompute each block in the backward pass instead of keeping its activations
 };
 
-// Every tensor that the spec asks for, with its shape, by mlx-lm's name.
-std::vector<std::pair<std::string, mx::Shape>> expected_tensors(const DecoderSpec& spec);
+struct DecoderOutput {
+  mx::array hidden_BTE;                  // after the final norm
+  std::optional<mx::array> load_balance; // mean over the layers of experts (nn/moe.h), a fp32 scalar
+};
 
-// The linear layers of the last `num_layers` blocks (-1: all): full names without ".weight", with shapes
-// [O, I], in the blocks' order. `keys` (e.g. "self_attn.q_proj") selects; empty: every linear of the block.
-// Throws ConfigError naming a key that matches none, with the choices.
-std::vector<std::pair<std::string, mx::Shape>> adaptable_layers(const DecoderSpec& spec, int num_layers,
-                                                                const std::vector<std::string>& keys);
+// What the model computes in: its norms' dtype.
+mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params);
 
-// Hidden states after the final norm, [B, T, E], in the embedding's dtype. Lazy.
+DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input);
+
+// decoder_output()'s hidden states, [B, T, E], in compute_dtype(). Lazy.
 mx::array decoder_hidden(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input);
 
-// The head's weight [V, E]: the embedding when tied.
-const mx::array& head_weight(const DecoderSpec& spec, const ParamView& params);
+// How hidden states become logits: the embedding when tied, with the context's adapter. A gradient in its
+// weight is wanted if `trainable`.
+Head decoder_head(const DecoderSpec& spec, const ForwardContext& context, bool trainable = false);
+
+// The tensor that the head multiplies with.
+std::string head_weight_name(const DecoderSpec& spec);
 
 // hidden [..., E] -> logits [..., V], in hidden's dtype. Lazy.
-mx::array decoder_logits(const DecoderSpec& spec, const ParamView& params, const mx::array& hidden);
+mx::array decoder_logits(const DecoderSpec& spec, const ForwardContext& context, const mx::array& hidden);
 
 } // namespace temper

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "temper/base/error.h"
 #include "temper/models/families/families.h"
@@ -37,13 +38,26 @@ const std::vector<std::string> kBookkeepingKeys = {
     "model_type",
 };
 
-void check_shapes(const DecoderSpec& spec, const ConfigReader& config) {
+constexpr int kAbsent = -1000000; // of a size that only some families need
+
+void check_spec(const DecoderSpec& spec, const ConfigReader& config) {
   if (spec.num_kv_heads < 1 || spec.num_heads % spec.num_kv_heads != 0) {
     config.fail("num_attention_heads (" + std::to_string(spec.num_heads) +
                 ") must be a multiple of num_key_value_heads (" + std::to_string(spec.num_kv_heads) + ")");
   }
   if (spec.head_dim < 2 || spec.head_dim % 2 != 0) {
     config.fail("head_dim must be even and at least 2, but is " + std::to_string(spec.head_dim));
+  }
+  const bool dense = std::any_of(spec.layers.begin(), spec.layers.end(), [](const auto& l) { return !l.moe; });
+  if (dense && spec.intermediate_size < 1) {
+    config.fail(spec.intermediate_size == kAbsent
+                    ? "the key intermediate_size is missing"
+                    : "intermediate_size must be at least 1, but is " + std::to_string(spec.intermediate_size));
+  }
+  const auto& routing = spec.moe.routing;
+  if (spec.moe.num_experts > 0 && (routing.num_chosen < 1 || routing.num_chosen > spec.moe.num_experts)) {
+    config.fail("num_experts_per_tok (" + std::to_string(routing.num_chosen) + ") must lie between 1 and the " +
+                std::to_string(spec.moe.num_experts) + " experts that there are");
   }
 }
 
@@ -63,7 +77,10 @@ float yarn_magnitude(ConfigReader& rope, float factor) {
 } // namespace
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all{llama_family()};
+  static const std::vector<Family> all{
+      llama_family(),  qwen_family(),        qwen3_5_family(), qwen3_5_text_family(), gemma2_family(),
+      gemma3_family(), gemma3_text_family(), phi3_family(),    lfm2_family(),         smollm3_family(),
+      olmo2_family(),  granite_family(),     mixtral_family(), gpt_oss_family()};
   return all;
 }
 
@@ -83,61 +100,142 @@ const Family& find_family(const std::string& model_type, const std::string& orig
 }
 
 DecoderSpec read_spec(const Json& config, const std::string& origin) {
-  ConfigReader reader(config, origin);
-  const auto& family = find_family(reader.text("model_type", ""), origin);
+  ConfigReader outer(config, origin);
+  const auto model_type = outer.text("model_type", "");
+  const auto& family = find_family(model_type, origin);
+  const auto* section = family.section != nullptr ? outer.object(family.section) : nullptr;
+  auto described = section != nullptr ? *section : config;
+  described["model_type"] = model_type;
+  if (section != nullptr && !section->contains("tie_word_embeddings") &&
+      config.contains("tie_word_embeddings")) {
+    described["tie_word_embeddings"] = config["tie_word_embeddings"];
+  }
+  ConfigReader reader(std::move(described), section != nullptr ? origin + ": " + family.section : origin);
   auto spec = family.read_spec(reader);
   reader.ignore(kBookkeepingKeys);
   for (const char* key : {"quantization", "quantization_config"}) {
-    if (reader.object(key) != nullptr) {
-      reader.fail(std::string(key) + ": quantized weights are not supported; take the unquantized model");
+    if (outer.object(key) != nullptr) {
+      outer.fail(std::string(key) + ": quantized weights are not supported; take the unquantized model");
     }
   }
   reader.warn_unknown();
-  check_shapes(spec, reader);
+  check_spec(spec, reader);
   return spec;
 }
 
-RopeSpec read_rope(ConfigReader& config, int rotated_dims, float default_base) {
-  const Json none = Json::object();
-  const auto* parameters = config.object("rope_parameters");
-  const auto* scaling = config.object("rope_scaling");
-  const auto* source = parameters != nullptr ? parameters : scaling;
-  ConfigReader rope(source != nullptr ? *source : none, config.origin() + ": rope settings");
+namespace {
 
+RopeType rope_type(const ConfigReader& config, const std::string& name) {
+  static const std::map<std::string, RopeType> types{
+      {"default", RopeType::plain}, {"linear", RopeType::linear}, {"dynamic", RopeType::dynamic},
+      {"llama3", RopeType::llama3}, {"yarn", RopeType::yarn},     {"longrope", RopeType::longrope},
+      {"su", RopeType::longrope}};
+  const auto it = types.find(name);
+  if (it == types.end()) {
+    config.fail("rope type " + name +
+                " is not supported; supported are default, linear, dynamic, llama3, yarn, longrope");
+  }
+  return it->second;
+}
+
+// transformers' _compute_longrope_parameters.
+void read_longrope(ConfigReader& config, ConfigReader& rope, RopeSpec& spec) {
+  spec.short_factors = rope.numbers("short_factor");
+  spec.long_factors = rope.numbers("long_factor");
+  for (const auto& [name, factors] :
+       {std::pair{"short_factor", &spec.short_factors}, std::pair{"long_factor", &spec.long_factors}}) {
+    if (factors->size() != static_cast<std::size_t>(spec.dims / 2)) {
+      config.fail("rope settings: " + std::string(name) + " has " + std::to_string(factors->size()) +
+                  " numbers, half of the rotated features are " + std::to_string(spec.dims / 2));
+    }
+  }
+  const auto original = static_cast<float>(spec.original_max_positions);
+  const float factor = rope.number("factor", static_cast<float>(spec.max_positions) / original);
+  const float inferred = factor <= 1.0F ? 1.0F : std::sqrt(1.0F + std::log(factor) / std::log(original));
+  spec.magnitude = rope.number("attention_factor", inferred);
+}
+
+// `source`: the settings' object; what it lacks the config's top level may say.
+RopeSpec read_rope_object(ConfigReader& config, const Json& source, int head_dim, float default_base) {
+  ConfigReader rope(source, config.origin() + ": rope settings");
   RopeSpec spec;
-  spec.dims = rotated_dims;
+  const float share = rope.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0F));
+  spec.dims = static_cast<int>(static_cast<float>(head_dim) * share);
   spec.base = rope.number("rope_theta", config.number("rope_theta", default_base));
   spec.max_positions = config.integer("max_position_embeddings", 2048);
   spec.original_max_positions =
       rope.integer("original_max_position_embeddings",
                    config.integer("original_max_position_embeddings", spec.max_positions));
   spec.factor = rope.number("factor", 1.0F);
-
-  const auto type = rope.text("rope_type", rope.text("type", "default"));
-  if (type == "default") {
-    spec.type = RopeType::plain;
-  } else if (type == "linear") {
-    spec.type = RopeType::linear;
-  } else if (type == "dynamic") {
-    spec.type = RopeType::dynamic;
-  } else if (type == "llama3") {
-    spec.type = RopeType::llama3;
+  spec.type = rope_type(config, rope.text("rope_type", rope.text("type", "default")));
+  if (spec.type == RopeType::llama3) {
     spec.low_freq_factor = rope.number("low_freq_factor", 1.0F);
     spec.high_freq_factor = rope.number("high_freq_factor", 4.0F);
-  } else if (type == "yarn") {
-    spec.type = RopeType::yarn;
+  } else if (spec.type == RopeType::yarn) {
     spec.beta_fast = rope.number("beta_fast", 32.0F);
     spec.beta_slow = rope.number("beta_slow", 1.0F);
     spec.truncate = rope.boolean("truncate", true);
     spec.magnitude = yarn_magnitude(rope, spec.factor);
-  } else {
-    config.fail("rope type " + type +
-                " is not supported; supported are default, linear, dynamic, llama3, yarn");
+  } else if (spec.type == RopeType::longrope) {
+    read_longrope(config, rope, spec);
+  }
+  if (share != 1.0F && (spec.dims < 2 || spec.dims % 2 != 0 || spec.dims > head_dim)) {
+    config.fail("partial_rotary_factor turns " + std::to_string(spec.dims) + " of a head's " +
+                std::to_string(head_dim) + " features; an even number is needed");
   }
   if (spec.type != RopeType::plain && !(spec.factor > 0.0F)) {
     config.fail("the rope factor must be positive");
   }
   return spec;
+}
+
+} // namespace
+
+DecoderSpec read_common(ConfigReader& config) {
+  DecoderSpec spec;
+  spec.model_type = config.text("model_type", "");
+  spec.vocab_size = config.positive("vocab_size");
+  spec.hidden_size = config.positive("hidden_size");
+  spec.num_layers = config.positive("num_hidden_layers");
+  spec.intermediate_size = config.integer("intermediate_size", kAbsent);
+  spec.num_heads = config.positive("num_attention_heads");
+  spec.num_kv_heads = config.integer("num_key_value_heads", spec.num_heads);
+  spec.head_dim = config.integer("head_dim", spec.hidden_size / spec.num_heads);
+  spec.norm_eps = config.number("rms_norm_eps", 1e-6F);
+  spec.tied_head = config.boolean("tie_word_embeddings", false);
+  spec.layers.assign(static_cast<std::size_t>(spec.num_layers), {});
+  return spec;
+}
+
+void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer)) {
+  const auto types = config.texts("layer_types");
+  if (!types.empty() && types.size() != spec.layers.size()) {
+    config.fail("layer_types names " + std::to_string(types.size()) + " layers, num_hidden_layers says " +
+                std::to_string(spec.num_layers));
+  }
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    if (!types.empty() && types[i] != "full_attention" && types[i] != "sliding_attention") {
+      config.fail("layer_types: " + types[i] + " is not supported for this family");
+    }
+    const bool sliding = types.empty() ? is_sliding(static_cast<int>(i)) : types[i] == "sliding_attention";
+    spec.layers[i].window = sliding ? window : 0;
+  }
+}
+
+RopeSpec read_rope(ConfigReader& config, int head_dim, float default_base) {
+  static const Json kNone = Json::object();
+  const auto* parameters = config.object("rope_parameters");
+  const auto* scaling = config.object("rope_scaling");
+  const auto* source = parameters != nullptr ? parameters : scaling;
+  return read_rope_object(config, source != nullptr ? *source : kNone, head_dim, default_base);
+}
+
+RopeSpec read_rope_section(ConfigReader& config, const std::string& section, int head_dim, float default_base) {
+  const auto* parameters = config.object("rope_parameters");
+  if (parameters == nullptr || !parameters->contains(section) || !parameters->at(section).is_object()) {
+    config.fail("rope_parameters has no section " + section);
+  }
+  return read_rope_object(config, parameters->at(section), head_dim, default_base);
 }
 
 } // namespace temper

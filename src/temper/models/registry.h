@@ -7,6 +7,7 @@
 
 #include "temper/models/config_reader.h"
 #include "temper/models/spec.h"
+#include "temper/models/weight_layout.h"
 
 namespace temper {
 
@@ -14,8 +15,9 @@ struct Family {
   std::vector<std::string> model_types;
   std::string description; // e.g. "Llama 2, 3, 3.1, 3.2; TinyLlama; SmolLM2"
   DecoderSpec (*read_spec)(ConfigReader& config);
-  // Our (mlx-lm's) name of a checkpoint's tensor; none: the tensor is not a parameter and is left out.
-  std::optional<std::string> (*tensor_name)(const std::string& checkpoint_name);
+  WeightLayout layout = {};
+  // The object of config.json that describes the language model, where there are others beside it.
+  const char* section = nullptr;
 };
 
 // All families, in the order that `temper models` lists them.
@@ -28,8 +30,20 @@ const Family& find_family(const std::string& model_type, const std::string& orig
 // unknown or a value is missing, of another type, or known to be unsupported.
 DecoderSpec read_spec(const Json& config, const std::string& origin);
 
+// What most families' config.json says alike: sizes, heads, norm_eps, tied head, and one LayerSpec for each
+// layer.
+DecoderSpec read_common(ConfigReader& config);
+
 // Rope settings from rope_parameters (transformers 5) or rope_scaling + rope_theta (before), shared by
-// families. Throws ModelError for a type that is not implemented.
-RopeSpec read_rope(ConfigReader& config, int rotated_dims, float default_base);
+// families; partial_rotary_factor of a head's features turn. Throws ModelError for a type that is not
+// implemented.
+RopeSpec read_rope(ConfigReader& config, int head_dim, float default_base);
+
+// The part `section` ("full_attention") of rope_parameters, where a model has several ropes.
+RopeSpec read_rope_section(ConfigReader& config, const std::string& section, int head_dim, float default_base);
+
+// Gives `window` to the layers that layer_types calls sliding_attention; without layer_types to those that
+// `is_sliding` picks. Throws ModelError if layer_types has another length or unknown words.
+void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer));
 
 } // namespace temper

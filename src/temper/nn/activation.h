@@ -11,11 +11,11 @@ enum class Activation {
   silu,           // gate sigmoid(gate) up
   gelu,           // gate Phi(gate) up
   gelu_tanh,      // the same with Phi's tanh approximation
-  clamped_swiglu, // g sigmoid(1.702 g) (u + 1), g = min(gate, 7), u = clamp(up, -7, 7)
+  clamped_swiglu, // g sigmoid(1.702 g) (u + 1), g = min(gate, limit), u = clamp(up, -limit, limit)
 };
 
-// gate, up of one shape and dtype -> the same; computed in fp32. Lazy; differentiable in both, keeping no more
-// than gate and up for the backward pass.
-mx::array glu(Activation activation, const mx::array& gate, const mx::array& up);
+// `limit` is clamped_swiglu's. gate, up of one shape and dtype -> the same; computed in fp32. Lazy;
+// differentiable in both, keeping no more than gate and up for the backward pass.
+mx::array glu(Activation activation, const mx::array& gate, const mx::array& up, float limit = 7.0F);
 
 } // namespace temper

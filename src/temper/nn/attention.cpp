@@ -1,5 +1,7 @@
 #include "temper/nn/attention.h"
 
+#include <cmath>
+
 namespace temper {
 namespace {
 
@@ -24,38 +26,86 @@ mx::array permute_rows(const mx::array& x, const mx::array& index, const mx::arr
   return mx::custom_vjp(forward, backward)({x, index, valid, back, back_valid})[0];
 }
 
-// bool [1, 1, T, S] of the keys that query t, standing at `offset` + t, may see.
-mx::array causal_mask(int num_queries, int offset, int window) {
-  const auto query = mx::expand_dims(mx::arange(offset, offset + num_queries, 1, mx::int32), 1);
-  const auto key = mx::expand_dims(mx::arange(0, offset + num_queries, 1, mx::int32), 0);
+// bool [1, 1, T, S] of the keys, columns `first` to `offset` + T, that query t, standing at `offset` + t, may
+// see.
+mx::array causal_mask(int num_queries, int offset, int window, int first = 0) {
+  const int end = offset + num_queries;
+  const auto query = mx::expand_dims(mx::arange(offset, end, 1, mx::int32), 1);
+  const auto key = mx::expand_dims(mx::arange(first, end, 1, mx::int32), 0);
   auto mask = mx::less_equal(key, query);
   if (window > 0) {
     mask = mx::logical_and(mask, mx::greater(key, query - mx::array(window)));
   }
-  return mx::reshape(mask, {1, 1, num_queries, offset + num_queries});
+  return mx::reshape(mask, {1, 1, num_queries, end - first});
 }
 
 bool is_cut(int window, int num_keys) {
   return window > 0 && window < num_keys;
 }
 
-mx::array rows_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale, int window) {
-  const int width = q.shape(2);
-  if (is_cut(window, width)) {
-    return mx::fast::scaled_dot_product_attention(q, k, v, scale, "array", causal_mask(width, 0, window));
+// The twin of MLX's fused attention, with a soft cap; it has none. mask: bool, broadcast to [B, 1, T, S].
+mx::array capped_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                           const mx::array& v, const std::optional<mx::array>& mask) {
+  const int groups = k.shape(1);
+  const int repeats = q.shape(1) / groups;
+  const auto q_BGRTD = mx::unflatten(q, 1, {groups, repeats});
+  const auto k_BG1DS = mx::expand_dims(mx::swapaxes(k, -1, -2), 2);
+  auto scores = mx::astype(mx::matmul(q_BGRTD * mx::array(settings.scale, q.dtype()), k_BG1DS), mx::float32);
+  scores = settings.softcap * mx::tanh(scores / settings.softcap);
+  if (mask) {
+    scores = mx::where(mx::expand_dims(*mask, 2), scores, mx::array(-INFINITY));
   }
-  return mx::fast::scaled_dot_product_attention(q, k, v, scale, "causal");
+  auto weights = mx::array(0.0F);
+  if (settings.sinks_H) {
+    auto sinks = mx::reshape(mx::astype(*settings.sinks_H, mx::float32), {1, groups, repeats, 1, 1});
+    auto shape = scores.shape();
+    shape.back() = 1;
+    const auto all = mx::softmax(mx::concatenate({scores, mx::broadcast_to(sinks, shape)}, -1), -1);
+    auto stop = scores.shape();
+    weights = mx::slice(all, mx::Shape(5, 0), stop);
+  } else {
+    weights = mx::softmax(scores, -1);
+  }
+  const auto o = mx::matmul(mx::astype(weights, v.dtype()), mx::expand_dims(v, 2));
+  return mx::flatten(o, 1, 2);
 }
 
-mx::array segments_attention(const mx::array& segments_BT, const mx::array& q, const mx::array& k,
-                             const mx::array& v, float scale, int window) {
+mx::array masked_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                           const mx::array& v, const mx::array& mask) {
+  if (settings.softcap > 0.0F) {
+    return capped_attention(settings, q, k, v, mask);
+  }
+  return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "array", mask, settings.sinks_H);
+}
+
+// Every query sees every key.
+mx::array open_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                         const mx::array& v) {
+  if (settings.softcap > 0.0F) {
+    return capped_attention(settings, q, k, v, std::nullopt);
+  }
+  return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "", std::nullopt, settings.sinks_H);
+}
+
+mx::array rows_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                         const mx::array& v) {
+  const int width = q.shape(2);
+  if (is_cut(settings.window, width) || settings.softcap > 0.0F) {
+    return masked_attention(settings, q, k, v, causal_mask(width, 0, settings.window));
+  }
+  return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "causal", std::nullopt,
+                                                settings.sinks_H);
+}
+
+mx::array segments_attention(const mx::array& segments_BT, const AttentionSettings& settings,
+                             const mx::array& q, const mx::array& k, const mx::array& v) {
   const auto same = mx::equal(mx::expand_dims(segments_BT, 2), mx::expand_dims(segments_BT, 1));
-  const auto mask = mx::logical_and(mx::expand_dims(same, 1), causal_mask(q.shape(2), 0, window));
-  return mx::fast::scaled_dot_product_attention(q, k, v, scale, "array", mask);
+  const auto mask = mx::logical_and(mx::expand_dims(same, 1), causal_mask(q.shape(2), 0, settings.window));
+  return masked_attention(settings, q, k, v, mask);
 }
 
-mx::array documents_attention(const DocumentLayout& layout, const mx::array& q, const mx::array& k,
-                              const mx::array& v, float scale, int window) {
+mx::array documents_attention(const DocumentLayout& layout, const AttentionSettings& settings,
+                              const mx::array& q, const mx::array& k, const mx::array& v) {
   const int rows = q.shape(0);
   const int width = q.shape(2);
   const int num_documents = layout.gather_ML.shape(0);
@@ -70,7 +120,7 @@ mx::array documents_attention(const DocumentLayout& layout, const mx::array& q, 
     const auto x_MLC = permute_rows(x_NC, places, valid, layout.scatter_N, layout.real_N);
     return mx::transpose(mx::reshape(x_MLC, {num_documents, length, heads, features}), {0, 2, 1, 3});
   };
-  const auto o = rows_attention(to_documents(q), to_documents(k), to_documents(v), scale, window);
+  const auto o = rows_attention(settings, to_documents(q), to_documents(k), to_documents(v));
   const int heads = o.shape(1);
   const int features = o.shape(3);
   const auto o_MLC = mx::reshape(mx::transpose(o, {0, 2, 1, 3}), {num_documents * length, heads * features});
@@ -80,56 +130,58 @@ mx::array documents_attention(const DocumentLayout& layout, const mx::array& q, 
 
 // causal_mask() without the columns before `starts_B`, bool [B, 1, T, S]. A padding query sees itself, since
 // a softmax over nothing is NaN.
-mx::array left_padded_mask(const mx::array& starts_B, int num_queries, int offset, int window) {
+mx::array left_padded_mask(const mx::array& starts_B, int num_queries, int offset, int window, int first) {
   const auto column = [](int begin, int end, const mx::Shape& shape) {
     return mx::reshape(mx::arange(begin, end, 1, mx::int32), shape);
   };
-  const int num_keys = offset + num_queries;
-  const auto query = column(offset, num_keys, {1, 1, num_queries, 1});
-  const auto key = column(0, num_keys, {1, 1, 1, num_keys});
+  const int end = offset + num_queries;
+  const auto query = column(offset, end, {1, 1, num_queries, 1});
+  const auto key = column(first, end, {1, 1, 1, end - first});
   const auto real = mx::greater_equal(key, mx::reshape(starts_B, {-1, 1, 1, 1}));
-  return mx::logical_and(causal_mask(num_queries, offset, window), mx::logical_or(real, mx::equal(key, query)));
+  return mx::logical_and(causal_mask(num_queries, offset, window, first),
+                         mx::logical_or(real, mx::equal(key, query)));
 }
 
-mx::array cached_attention(const AttentionPlan& plan, const mx::array& q, const mx::array& new_k,
-                           const mx::array& new_v, float scale, int window, int layer) {
+mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
+                           const mx::array& new_k, const mx::array& new_v, int layer) {
   const int offset = plan.cache->offset();
   const int num_queries = q.shape(2);
-  auto [k, v] = plan.cache->update(layer, new_k, new_v);
-  const int num_keys = k.shape(2);
+  auto [k, v, first] = plan.cache->update(layer, new_k, new_v);
   if (plan.starts_B) {
-    const auto mask = left_padded_mask(*plan.starts_B, num_queries, offset, window);
-    return mx::fast::scaled_dot_product_attention(q, k, v, scale, "array", mask);
+    return masked_attention(settings, q, k, v,
+                            left_padded_mask(*plan.starts_B, num_queries, offset, settings.window, first));
   }
   if (num_queries > 1) {
-    return offset == 0 ? rows_attention(q, k, v, scale, window)
-                       : mx::fast::scaled_dot_product_attention(q, k, v, scale, "array",
-                                                                causal_mask(num_queries, offset, window));
+    return offset == 0
+               ? rows_attention(settings, q, k, v)
+               : masked_attention(settings, q, k, v, causal_mask(num_queries, offset, settings.window, first));
   }
-  if (is_cut(window, num_keys)) {
+  const int num_keys = k.shape(2);
+  if (is_cut(settings.window, num_keys)) {
     const auto last = [&](const mx::array& x) {
-      return mx::slice(x, {0, 0, num_keys - window, 0}, {x.shape(0), x.shape(1), num_keys, x.shape(3)});
+      return mx::slice(x, {0, 0, num_keys - settings.window, 0},
+                       {x.shape(0), x.shape(1), num_keys, x.shape(3)});
     };
     k = last(k);
     v = last(v);
   }
-  return mx::fast::scaled_dot_product_attention(q, k, v, scale);
+  return open_attention(settings, q, k, v);
 }
 
 } // namespace
 
-mx::array attention(const AttentionPlan& plan, const mx::array& q, const mx::array& k, const mx::array& v,
-                    float scale, int window, int layer) {
+mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
+                    const mx::array& k, const mx::array& v, int layer) {
   if (plan.cache != nullptr) {
-    return cached_attention(plan, q, k, v, scale, window, layer);
+    return cached_attention(plan, settings, q, k, v, layer);
   }
   if (plan.documents) {
-    return documents_attention(*plan.documents, q, k, v, scale, window);
+    return documents_attention(*plan.documents, settings, q, k, v);
   }
   if (plan.segments_BT) {
-    return segments_attention(*plan.segments_BT, q, k, v, scale, window);
+    return segments_attention(*plan.segments_BT, settings, q, k, v);
   }
-  return rows_attention(q, k, v, scale, window);
+  return rows_attention(settings, q, k, v);
 }
 
 } // namespace temper

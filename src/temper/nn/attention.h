@@ -6,7 +6,7 @@
 #pragma once
 
 #include <optional>
-#include <utility>
+#include <vector>
 
 #include "temper/nn/params.h"
 
@@ -21,14 +21,26 @@ struct DocumentLayout {
   mx::array real_N;    // bool [N]
 };
 
-// Keys and values of earlier tokens, kept by the caller (infer/kv_cache.h).
+// A layer's keys and values [B, G, S, D] of the text's columns [first, first + S), the last of them new.
+struct StoredKeys {
+  mx::array keys;
+  mx::array values;
+  int first = 0; // > 0 where a sliding window has left earlier ones behind
+};
+
+// What the layers keep of earlier tokens, held by the caller (infer/kv_cache.h).
 class KeyValueStore {
  public:
   virtual ~KeyValueStore() = default;
-  // Tokens stored before this pass.
+  // Columns passed before this pass.
   virtual int offset() const = 0;
-  // Appends a layer's k, v [B, G, T, D] and returns all of that layer's [B, G, S, D], S = offset() + T.
-  virtual std::pair<mx::array, mx::array> update(int layer, const mx::array& k, const mx::array& v) = 0;
+  // Appends an attention layer's k, v [B, G, T, D] and returns what its queries may see.
+  virtual StoredKeys update(int layer, const mx::array& k, const mx::array& v) = 0;
+  // What a recurrent layer carries from pass to pass, each [B, ...]; empty at a text's start. The layer
+  // replaces it.
+  virtual std::vector<mx::array>& state(int layer) = 0;
+  // Ends a pass of `columns` new columns.
+  virtual void advance(int columns) = 0;
 };
 
 // What one forward pass's attention is over. Without segments, documents and cache: B causal rows.
@@ -40,10 +52,18 @@ struct AttentionPlan {
   std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
 };
 
-// softmax(q k^T scale + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already
-// rotated). `window` > 0: a query sees its own and the window - 1 keys before it. `layer` is the cache's.
-// Lazy; differentiable in q, k, v.
-mx::array attention(const AttentionPlan& plan, const mx::array& q, const mx::array& k, const mx::array& v,
-                    float scale, int window, int layer);
+struct AttentionSettings {
+  float scale = 1.0F;
+  int window = 0;                     // > 0: a query sees its own and the window - 1 keys before it
+  float softcap = 0.0F;               // > 0: scores s become softcap tanh(s / softcap)
+  std::optional<mx::array> sinks_H{}; // logits that take part in the softmax and carry no value
+};
+
+// softmax(cap(q k^T scale) + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already
+// rotated). `layer` is the cache's. Lazy; differentiable in q, k, v and the sinks.
+// Soft cap: Gemma 2, arXiv:2408.00118, section 2; sinks: Xiao et al. 2023, arXiv:2309.17453, as gpt-oss has
+// them.
+mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
+                    const mx::array& k, const mx::array& v, int layer);
 
 } // namespace temper

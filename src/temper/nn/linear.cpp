@@ -5,13 +5,21 @@
 
 namespace temper {
 
-mx::array linear(ForwardContext& context, const std::string& name, const mx::array& x) {
-  const auto& weight_OI = context.params.at(name + ".weight");
-  if (weight_OI.ndim() != 2 || weight_OI.shape(1) != x.shape(-1)) {
-    throw ModelError("tensor " + name + ".weight has shape " + shape_text(weight_OI.shape()) +
-                     " but its input has " + std::to_string(x.shape(-1)) + " features");
+mx::array dense_weight(const ParamView& params, const std::string& name, int in_features, mx::Dtype dtype) {
+  const auto& weight = params.at(name + ".weight");
+  if (weight.ndim() < 2 || weight.shape(-1) != in_features) {
+    throw ModelError("tensor " + name + ".weight has shape " + shape_text(weight.shape()) +
+                     " but its input has " + std::to_string(in_features) + " features");
   }
-  const auto weight_IO = mx::transpose(mx::astype(weight_OI, x.dtype()));
+  return mx::astype(weight, dtype);
+}
+
+mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, mx::Dtype dtype) {
+  return mx::astype(mx::take(context.params.at(name + ".weight"), tokens, 0), dtype);
+}
+
+mx::array linear(ForwardContext& context, const std::string& name, const mx::array& x) {
+  const auto weight_IO = mx::transpose(dense_weight(context.params, name, x.shape(-1), x.dtype()));
   const auto* bias = context.params.find(name + ".bias");
   auto y = bias != nullptr ? mx::addmm(mx::astype(*bias, x.dtype()), x, weight_IO) : mx::matmul(x, weight_IO);
 

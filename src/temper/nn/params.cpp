@@ -55,6 +55,19 @@ const mx::array& ParamView::at(const std::string& name) const {
   return *array;
 }
 
+Params ParamView::with_prefix(const std::string& prefix) const {
+  Params found;
+  for (const auto* map : {trainable_, frozen_}) {
+    if (map == nullptr) {
+      continue;
+    }
+    for (auto it = map->lower_bound(prefix); it != map->end() && it->first.starts_with(prefix); ++it) {
+      found.insert(*it);
+    }
+  }
+  return found;
+}
+
 namespace {
 
 constexpr std::pair<const char*, mx::Dtype::Val> kDtypeNames[] = {

@@ -39,6 +39,8 @@ class ParamView {
   const mx::array* find(const std::string& name) const;
   // Throws ModelError naming the tensor when there is none.
   const mx::array& at(const std::string& name) const;
+  // Those whose names begin with `prefix`.
+  Params with_prefix(const std::string& prefix) const;
 
  private:
   const Params* frozen_;

@@ -76,7 +76,32 @@ mx::array dynamic_frequencies(const RopeSpec& spec, const mx::array& lengths_BT)
   return mx::power(mx::expand_dims(base, -1), exponents_K);
 }
 
+// Per-token frequencies [B, T, K] for longrope: each document by its own length.
+mx::array longrope_frequencies(const RopeSpec& spec, const mx::array& lengths_BT) {
+  const auto of_length = [&](int length) {
+    const auto host = rope_frequencies(spec, length);
+    return mx::array(host.begin(), {static_cast<int>(host.size())}, mx::float32);
+  };
+  const auto is_long = mx::greater(lengths_BT, mx::array(spec.original_max_positions));
+  return mx::where(mx::expand_dims(is_long, -1), of_length(spec.original_max_positions + 1), of_length(0));
+}
+
 } // namespace
+
+bool depends_on_length(const RopeSpec& spec) {
+  return spec.type == RopeType::dynamic || spec.type == RopeType::longrope;
+}
+
+int rope_stage(const RopeSpec& spec, int length) {
+  switch (spec.type) {
+    case RopeType::dynamic:
+      return std::max(0, length - spec.max_positions);
+    case RopeType::longrope:
+      return length > spec.original_max_positions ? 1 : 0;
+    default:
+      return 0;
+  }
+}
 
 std::vector<float> rope_frequencies(const RopeSpec& spec, int length) {
   const float base = spec.type == RopeType::dynamic ? dynamic_base(spec, length) : spec.base;
@@ -95,6 +120,13 @@ std::vector<float> rope_frequencies(const RopeSpec& spec, int length) {
     case RopeType::yarn:
       scale_yarn(spec, frequencies);
       break;
+    case RopeType::longrope: {
+      const auto& factors = length > spec.original_max_positions ? spec.long_factors : spec.short_factors;
+      for (std::size_t k = 0; k < frequencies.size(); ++k) {
+        frequencies[k] /= factors.at(k);
+      }
+      break;
+    }
     case RopeType::plain:
     case RopeType::dynamic:
       break;
@@ -106,14 +138,21 @@ RopeTable make_rope_table(const RopeSpec& spec, const mx::array& positions_BT,
                           const std::optional<mx::array>& lengths_BT) {
   const auto positions_BT1 = mx::expand_dims(mx::astype(positions_BT, mx::float32), -1);
   const auto frequencies = [&] {
-    if (spec.type == RopeType::dynamic) {
-      return dynamic_frequencies(spec, lengths_BT ? *lengths_BT : mx::max(positions_BT, true) + mx::array(1));
+    if (depends_on_length(spec)) {
+      const auto lengths = lengths_BT ? *lengths_BT : mx::max(positions_BT, true) + mx::array(1);
+      return spec.type == RopeType::dynamic ? dynamic_frequencies(spec, lengths)
+                                            : longrope_frequencies(spec, lengths);
     }
     const auto host = rope_frequencies(spec, 0);
     return mx::array(host.begin(), {static_cast<int>(host.size())}, mx::float32);
   }();
   const auto angles_B1TK = mx::expand_dims(positions_BT1 * frequencies, 1);
   return {spec.magnitude * mx::cos(angles_B1TK), spec.magnitude * mx::sin(angles_B1TK)};
+}
+
+RopeTable identity_rope_table(int num_tokens, int half) {
+  const mx::Shape shape{1, 1, num_tokens, half};
+  return {mx::ones(shape, mx::float32), mx::zeros(shape, mx::float32)};
 }
 
 mx::array apply_rope(const RopeTable& table, const mx::array& x_BHTD) {

@@ -1,8 +1,8 @@
 // Rotary position embeddings and the ways of stretching them to longer texts.
 // Sources: Su et al. 2021, arXiv:2104.09864 (rope); Chen et al. 2023, arXiv:2306.15595 (linear);
-// dynamic NTK and yarn: Peng et al. 2023, arXiv:2309.00071; llama3: the Llama 3.1 model card's scaling, as
-// transformers' modeling_rope_utils.py computes it.
-// Dims: B rows, T positions, H heads, D head_dim, K = rotated dims / 2.
+// dynamic NTK and yarn: Peng et al. 2023, arXiv:2309.00071; longrope: Ding et al. 2024, arXiv:2402.13753;
+// llama3: the Llama 3.1 model card's scaling, as transformers' modeling_rope_utils.py computes it. Dims: B
+// rows, T positions, H heads, D head_dim, K = rotated dims / 2.
 #pragma once
 
 #include <optional>
@@ -12,24 +12,32 @@
 
 namespace temper {
 
-enum class RopeType { plain, linear, dynamic, llama3, yarn };
+enum class RopeType { plain, linear, dynamic, llama3, yarn, longrope };
 
 struct RopeSpec {
   RopeType type = RopeType::plain;
   int dims = 0; // rotated features of a head, from the first
   float base = 10000.0F;
-  float factor = 1.0F;            // linear, dynamic, llama3, yarn
-  int max_positions = 0;          // dynamic: beyond it the base grows
-  int original_max_positions = 0; // llama3, yarn
-  float low_freq_factor = 1.0F;   // llama3
-  float high_freq_factor = 4.0F;  // llama3
-  float beta_fast = 32.0F;        // yarn
-  float beta_slow = 1.0F;         // yarn
-  bool truncate = true;           // yarn: whole-number correction range
-  float magnitude = 1.0F;         // multiplies cos and sin (yarn's attention factor)
+  float factor = 1.0F;                // linear, dynamic, llama3, yarn
+  int max_positions = 0;              // dynamic: beyond it the base grows
+  int original_max_positions = 0;     // llama3, yarn, longrope
+  float low_freq_factor = 1.0F;       // llama3
+  float high_freq_factor = 4.0F;      // llama3
+  float beta_fast = 32.0F;            // yarn
+  float beta_slow = 1.0F;             // yarn
+  bool truncate = true;               // yarn: whole-number correction range
+  float magnitude = 1.0F;             // multiplies cos and sin (yarn's and longrope's attention factor)
+  std::vector<float> short_factors{}; // longrope: [dims / 2] divisors of the frequencies
+  std::vector<float> long_factors{};  // longrope: those of texts beyond original_max_positions
 };
 
-// Radians a position, [K]. `length` matters to dynamic rope only: the text's tokens.
+// Whether a text's length changes its tokens' angles (dynamic, longrope).
+bool depends_on_length(const RopeSpec& spec);
+
+// What of `length` the angles depend on: texts of equal stages have equal frequencies.
+int rope_stage(const RopeSpec& spec, int length);
+
+// Radians a position, [K]. `length`: the text's tokens, where depends_on_length().
 std::vector<float> rope_frequencies(const RopeSpec& spec, int length);
 
 // cos and sin of every token's angles, fp32 [B, 1, T, K], with the magnitude.
@@ -38,10 +46,13 @@ struct RopeTable {
   mx::array sin_B1TK;
 };
 
-// `positions` int32 [B, T]; `lengths` int32 [B, T], each token's document length, read by dynamic rope only
-// (none: the largest position + 1 of all). Lazy.
+// `positions` int32 [B, T]; `lengths` int32 [B, T], each token's document length, read where
+// depends_on_length() (none: the largest position + 1 of all). Lazy.
 RopeTable make_rope_table(const RopeSpec& spec, const mx::array& positions_BT,
                           const std::optional<mx::array>& lengths_BT);
+
+// Angles of zero: for layers without rope, where a kernel wants a table all the same. [1, 1, T, K].
+RopeTable identity_rope_table(int num_tokens, int half);
 
 // Rotates x [B, H, T, D] pairwise (feature k with k + K), in x's dtype. Lazy, differentiable in x.
 mx::array apply_rope(const RopeTable& table, const mx::array& x_BHTD);

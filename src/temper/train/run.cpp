@@ -15,6 +15,7 @@
 #include "temper/infer/generate.h"
 #include "temper/infer/prompt.h"
 #include "temper/io/adapters.h"
+#include "temper/models/adapter_params.h"
 #include "temper/nn/device.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
@@ -58,33 +59,26 @@ fs::path run_path(const RunConfig& config) {
          ((name.has_filename() ? name : name.parent_path()).filename().string() + "-" + stamp);
 }
 
-// "self_attn.q_proj" of "model.layers.3.self_attn.q_proj".
-std::string key_in_block(const std::string& layer) {
-  const auto number = layer.find("layers.") + 7;
-  return layer.substr(layer.find('.', number) + 1);
-}
-
 // The parameters that train, fp32: fresh factors, or the model's own weights as masters.
 Params make_trainable(Run& run) {
   const auto& config = run.config;
   const auto layers = adaptable_layers(run.model.spec, config.num_layers, config.lora_parameters.keys);
   if (!is_full(config)) {
-    for (const auto& [name, shape] : layers) {
-      const auto key = key_in_block(name);
+    for (const auto& layer : layers) {
+      const auto key = layer_key(run.model.spec, layer.name);
       if (std::find(run.lora_keys.begin(), run.lora_keys.end(), key) == run.lora_keys.end()) {
         run.lora_keys.push_back(key);
       }
     }
-    return init_lora(run.lora, layers, config.seed);
+    return init_adapter(run.lora, layers, config.seed);
   }
   const int first = config.num_layers < 0 ? 0 : run.model.spec.num_layers - config.num_layers;
   // mlx-lm leaves what is outside the blocks alone even when it trains all of them.
   const bool beyond_blocks = config.num_layers < 0 && config.compat != "mlx-lm";
   Params trainable;
   for (const auto& [name, array] : run.model.params) {
-    const bool in_block = name.starts_with("model.layers.");
-    const bool trained = in_block ? std::stoi(name.substr(13)) >= first : beyond_blocks;
-    if (trained) {
+    const auto block = block_of(run.model.spec, name);
+    if (block ? *block >= first : beyond_blocks) {
       trainable.emplace(name, mx::astype(array, mx::float32));
     }
   }

@@ -68,9 +68,8 @@ int default_loss_chunk(int vocab_size) {
 TrainStep::TrainStep(const Model& model, StepOptions options) : model_(model), options_(std::move(options)) {
   const int chunk = options_.loss_chunk > 0 ? options_.loss_chunk : default_loss_chunk(model.spec.vocab_size);
   if (!options_.loss) {
-    options_.loss = [chunk](const mx::array& hidden, const mx::array& head, const LossTargets& targets,
-                            bool trainable) {
-      return chunked_cross_entropy(hidden, head, targets, trainable, chunk);
+    options_.loss = [chunk](const mx::array& hidden, const Head& head, const LossTargets& targets) {
+      return chunked_cross_entropy(hidden, head, targets, chunk);
     };
   }
 }
@@ -89,8 +88,9 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
     frozen_ = model_.params;
     std::erase_if(frozen_, [&](const auto& entry) { return state.trainable.contains(entry.first); });
   }
-  const auto layout = to_arrays(batch, model_.spec, weight,
-                                options_.attention.value_or(default_packed_attention(model_.dtype)));
+  const auto layout =
+      to_arrays(batch, model_.spec, weight,
+                options_.attention.value_or(default_packed_attention(model_.spec, model_.dtype)));
   auto& compiled = gradient_functions_[layout.shape_key()];
   if (!compiled) {
     auto description = layout;
@@ -107,10 +107,12 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
   inputs.insert(inputs.end(), layout.arrays.begin(), layout.arrays.end());
 
   const auto outputs = compiled(inputs);
-  return {outputs[0], with_values(state.trainable, outputs, 1)};
+  const auto extra = 1 + state.trainable.size();
+  return {outputs[0], with_values(state.trainable, outputs, 1),
+          outputs.size() > extra ? std::optional(outputs[extra]) : std::nullopt};
 }
 
-// inputs: trainable, frozen, dropout key, loss scale, batch -> loss, gradients.
+// inputs: trainable, frozen, dropout key, loss scale, batch -> loss, gradients[, load balance].
 std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const BatchArrays& layout,
                                                    const std::vector<mx::array>& inputs) const {
   Reader reader(inputs);
@@ -126,12 +128,13 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
     // fp32 masters compute in the model's dtype; the gradient comes back to them in fp32.
     const auto weights = cast(with_values(names, values), model_.dtype);
     ForwardContext context{ParamView(frozen, &weights), options_.lora, key};
-    const auto hidden_BTE = decoder_hidden(model_.spec, context, batch.input);
-    const auto& head_VE = head_weight(model_.spec, context.params);
-    const bool head_trainable =
-        names.contains(model_.spec.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
-    return std::vector<mx::array>{
-        options_.loss(mx::flatten(hidden_BTE, 0, 1), head_VE, batch.targets, head_trainable)};
+    const auto out = decoder_output(model_.spec, context, batch.input);
+    const auto head = decoder_head(model_.spec, context, names.contains(head_weight_name(model_.spec)));
+    std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets)};
+    if (out.load_balance) {
+      results.push_back(*out.load_balance);
+    }
+    return results;
   };
   std::vector<int> all(names.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -144,6 +147,9 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
   const auto divisor = mx::where(mx::isfinite(loss[0]), loss_scale, mx::array(std::nanf("")));
   for (const auto& gradient : gradients) {
     outputs.push_back(gradient / divisor);
+  }
+  if (loss.size() > 1) {
+    outputs.push_back(loss[1]);
   }
   return outputs;
 }

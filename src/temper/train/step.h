@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,9 @@
 
 namespace temper {
 
-// hidden [B * T, E], head [V, E] -> scalar; weights_S carry the division by the global token count.
-using LossFunction = std::function<mx::array(const mx::array& hidden_NE, const mx::array& head_VE,
-                                             const LossTargets& targets, bool head_trainable)>;
+// hidden [B * T, E] -> scalar; weights_S carry the division by the global token count.
+using LossFunction =
+    std::function<mx::array(const mx::array& hidden_NE, const Head& head, const LossTargets& targets)>;
 
 struct StepOptions {
   LoraConfig lora;
@@ -31,8 +32,9 @@ struct StepOptions {
 };
 
 struct LossAndGradients {
-  mx::array loss;   // fp32 scalar: this micro-batch's part of the step's mean loss
-  Params gradients; // fp32, by the trainable parameters' names
+  mx::array loss;                        // fp32 scalar: this micro-batch's part of the step's mean loss
+  Params gradients;                      // fp32, by the trainable parameters' names
+  std::optional<mx::array> load_balance; // of layers of experts (nn/moe.h): fp32 scalar, 1 is balanced
 };
 
 // What a step did; arrays are read when somebody asks, a step later.

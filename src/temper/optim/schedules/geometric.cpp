@@ -20,11 +20,10 @@ Schedule make_exponential(const ScheduleConfig& config, const ScheduleSpan& span
 }
 
 Schedule make_step(const ScheduleConfig& config, const ScheduleSpan& span) {
-  const std::int64_t every = config.decay_steps ? *config.decay_steps : (span.steps + 2) / 3;
+  const auto every = config.decay_steps ? *config.decay_steps : std::max<std::int64_t>(1, (span.steps + 2) / 3);
   return [=, peak = span.learning_rate, least = config.min_learning_rate,
           rate = config.decay_rate.value_or(0.1)](std::int64_t step) {
-    const std::int64_t drops = step / every;
-    return std::max(least, peak * std::pow(rate, static_cast<double>(drops)));
+    return std::max(least, peak * std::pow(rate, static_cast<double>(step / every)));
   };
 }
 
