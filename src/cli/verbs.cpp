@@ -9,6 +9,7 @@ const std::vector<Verb>& verbs() {
       {"generate", "answer one prompt", run_generate},
       {"chat", "talk with a model in the terminal", run_chat},
       {"data", "check, preview and prepare data sets", run_data},
+      {"models", "the model families that can be trained, or what a model folder is", run_models},
       {"bench", "time the parts of a run on random weights", run_bench},
   };
   return kVerbs;

@@ -238,3 +238,22 @@ TEST_CASE("rule 9: packed and unpacked, checkpointed and not, losses and gradien
     }
   }
 }
+
+TEST_CASE("experts' load balance is counted over real tokens, and only where there are experts") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    TrainStep step(model, step_options());
+    const auto state = step.initial_state(lora_factors(model), 1);
+    const auto balance = [&](bool packing) {
+      return step.gradients(state, family_batch({40, 24}, packing), 0.1F).load_balance;
+    };
+    auto found = balance(false); // 17 of 80 columns are padding
+    CHECK(found.has_value() == (model.spec.moe.num_experts > 0));
+    if (found) {
+      CHECK(found->item<float>() > 0.99F);
+      CHECK(found->item<float>() < static_cast<float>(model.spec.moe.num_experts));
+      CHECK(balance(true)->item<float>() == doctest::Approx(found->item<float>()).epsilon(1e-4));
+    }
+  }
+}

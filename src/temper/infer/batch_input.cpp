@@ -78,6 +78,16 @@ mx::array lengths(const HostBatch& batch) {
   return int_array(values, {batch.rows, batch.width});
 }
 
+// Which tokens are no padding.
+mx::array real_tokens(const HostBatch& batch) {
+  std::vector<std::uint8_t> real;
+  real.reserve(batch.segments.size());
+  for (const auto segment : batch.segments) {
+    real.push_back(segment >= 0 ? 1 : 0);
+  }
+  return flag_array(real, {batch.rows, batch.width});
+}
+
 void push_targets(const HostBatch& batch, float weight, std::vector<mx::array>& arrays) {
   std::vector<std::int32_t> selected;
   std::vector<std::int32_t> targets;
@@ -143,6 +153,10 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   if (result.has_lengths) {
     result.arrays.push_back(lengths(batch));
   }
+  result.has_real = spec.moe.num_experts > 0;
+  if (result.has_real) {
+    result.arrays.push_back(real_tokens(batch));
+  }
   push_targets(batch, weight, result.arrays);
   return result;
 }
@@ -164,6 +178,9 @@ DeviceBatch as_device_batch(const BatchArrays& layout, const std::vector<mx::arr
   }
   if (layout.has_lengths) {
     input.lengths_BT = next();
+  }
+  if (layout.has_real) {
+    input.real_BT = next();
   }
   const auto selected = next();
   const auto targets = next();

@@ -23,12 +23,13 @@ PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtyp
 
 // The arrays of a batch, all int32 but the weights (fp32), the document layout's flags (bool).
 struct BatchArrays {
-  // tokens, positions, [segments | gather, valid, scatter, real | documents], [lengths], selected, targets,
-  // weights
+  // tokens, positions, [segments | gather, valid, scatter, real | documents], [lengths], [real], selected,
+  // targets, weights
   std::vector<mx::array> arrays;
   bool packed = false;
   PackedAttention attention = PackedAttention::dense_mask;
-  bool has_lengths = false; // dynamic rope reads them
+  bool has_lengths = false; // ropes that depend on the length read them
+  bool has_real = false;    // experts' load balance leaves padding out
 
   // Two batches with equal keys have the same arrays in shape and meaning: one compiled step serves both.
   std::string shape_key() const;

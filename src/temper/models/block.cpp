@@ -211,7 +211,8 @@ mx::array expert_layer(ForwardContext& context, const std::string& name, const E
   return expert_linear(weights, order, x_PI, context.lora, key);
 }
 
-BlockOutput expert_mixture(const DecoderSpec& spec, ForwardContext& context, int layer, const mx::array& x) {
+BlockOutput expert_mixture(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                           const mx::array& x) {
   const auto& m = spec.moe;
   const auto name = block_prefix(spec, layer) + m.mlp + ".";
   const auto logits = linear(context, name + m.router, x);
@@ -227,7 +228,7 @@ BlockOutput expert_mixture(const DecoderSpec& spec, ForwardContext& context, int
     const auto gate = mx::sigmoid(linear(context, name + "shared_expert_gate", x));
     y = y + gate * feed_forward(spec, context, name + "shared_expert.", x);
   }
-  return {y, load_balance(logits, routes)};
+  return {y, load_balance(logits, routes, input.real_BT)};
 }
 
 } // namespace
@@ -256,7 +257,7 @@ BlockOutput block(const DecoderSpec& spec, ForwardContext& context, const PassIn
 
   const auto ffn_in = normed(names.mlp_norm, h);
   const auto ffn = spec.layers.at(static_cast<std::size_t>(layer)).moe
-                       ? expert_mixture(spec, context, layer, ffn_in)
+                       ? expert_mixture(spec, context, input, layer, ffn_in)
                        : BlockOutput{feed_forward(spec, context, prefix + names.mlp + ".", ffn_in), {}};
   return {added(h, normed(names.mlp_post_norm, ffn.x_BTE)), ffn.load_balance};
 }

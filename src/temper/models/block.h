@@ -17,6 +17,7 @@ struct PassInput {
   AttentionPlan attention;
   mx::array positions_BT;       // int32, restarting with each document
   std::vector<RopeTable> ropes; // as DecoderSpec::ropes
+  std::optional<mx::array> real_BT{};
 };
 
 struct BlockOutput {

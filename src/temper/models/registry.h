@@ -14,6 +14,8 @@ namespace temper {
 struct Family {
   std::vector<std::string> model_types;
   std::string description; // e.g. "Llama 2, 3, 3.1, 3.2; TinyLlama; SmolLM2"
+  // What of the architecture beyond Llama's is computed, for `temper models`: "sliding windows".
+  std::vector<std::string> features;
   DecoderSpec (*read_spec)(ConfigReader& config);
   WeightLayout layout = {};
   // The object of config.json that describes the language model, where there are others beside it.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "temper/nn/params.h"
@@ -18,6 +19,7 @@ struct StepResult {
   double loss = 0;       // mean over the step's supervised tokens
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
+  std::optional<double> load_balance; // of a mixture of experts (nn/moe.h): 1 is balanced
   double epoch = 0;                   // passes over the data, this step's batches included
   bool skipped = false;               // not finite: nothing changed
   std::int64_t num_tokens = 0;        // real

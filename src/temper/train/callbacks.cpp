@@ -47,20 +47,22 @@ void ReportCallback::report(Trainer& trainer) {
   const auto last = *unreported_;
   const double seconds = watch_.seconds() - paused_seconds_;
   const auto memory = memory_use();
-  trainer.emit("step",
-               {{"loss", weight_ > 0 ? Json(weighted_loss_ / weight_) : Json(nullptr)},
-                {"learning_rate", last.learning_rate},
-                {"grad_norm", last.grad_norm},
-                {"tokens", supervised_tokens_},
-                {"tokens_per_second", static_cast<double>(num_tokens_) / seconds},
-                {"padded_tokens_per_second", static_cast<double>(num_padded_tokens_) / seconds},
-                {"iterations_per_second", num_steps_ / seconds},
-                {"epoch", last.epoch},
-                {"memory_gb", memory.active_gb},
-                {"peak_memory_gb", memory.peak_gb},
-                {"total_memory_gb", memory.total_gb},
-                {"skipped", num_skipped_}},
-               last.step);
+  Json data{{"loss", weight_ > 0 ? Json(weighted_loss_ / weight_) : Json(nullptr)},
+            {"learning_rate", last.learning_rate},
+            {"grad_norm", last.grad_norm},
+            {"tokens", supervised_tokens_},
+            {"tokens_per_second", static_cast<double>(num_tokens_) / seconds},
+            {"padded_tokens_per_second", static_cast<double>(num_padded_tokens_) / seconds},
+            {"iterations_per_second", num_steps_ / seconds},
+            {"epoch", last.epoch},
+            {"memory_gb", memory.active_gb},
+            {"peak_memory_gb", memory.peak_gb},
+            {"total_memory_gb", memory.total_gb},
+            {"skipped", num_skipped_}};
+  if (last.load_balance) {
+    data["load_balance"] = *last.load_balance;
+  }
+  trainer.emit("step", std::move(data), last.step);
   ReportCallback fresh(steps_per_report_);
   fresh.supervised_tokens_ = supervised_tokens_;
   fresh.num_skipped_ = num_skipped_;

@@ -94,9 +94,11 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
 
   StepResult result;
   auto loss = mx::array(0.0F);
+  std::optional<mx::array> load_balance;
   for (const auto& batch : batches) {
     auto part = step_.gradients(state_, batch, 1.0F / (count * static_cast<float>(shares)));
     loss = loss + part.loss * static_cast<float>(shares);
+    load_balance = part.load_balance;
     accumulate(std::move(part.gradients));
     ++state_.micro_step;
     result.num_tokens += batch.num_tokens;
@@ -109,7 +111,7 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   result.step = state_.step;
   result.epoch = loader_.epoch();
   result.num_supervised = supervised;
-  Pending pending{loss, std::nullopt, result};
+  Pending pending{loss, load_balance, std::nullopt, result};
   if (state_.step % shares == 0) {
     for (const auto& callback : callbacks_) {
       callback->on_gradients(*this, state_.accumulator);
@@ -123,6 +125,9 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
 
   auto outputs = values(pending.outcome ? state_.trainable : state_.accumulator);
   outputs.push_back(loss);
+  if (load_balance) {
+    outputs.push_back(*load_balance);
+  }
   if (pending.outcome) {
     const auto moments = values(state_.optimizer);
     outputs.insert(outputs.end(), moments.begin(), moments.end());
@@ -149,6 +154,9 @@ void Trainer::deliver() {
   pending_.pop_front();
   auto result = pending.result;
   result.loss = pending.loss.item<float>();
+  if (pending.load_balance) {
+    result.load_balance = pending.load_balance->item<float>();
+  }
   if (pending.outcome) {
     result.grad_norm = pending.outcome->grad_norm.item<float>();
     check_finite(pending, result);

@@ -71,7 +71,8 @@ class Trainer {
   // A step that the device works on.
   struct Pending {
     mx::array loss;
-    std::optional<StepOutcome> outcome; // none: a micro-batch that only accumulates
+    std::optional<mx::array> load_balance; // the last micro-batch's
+    std::optional<StepOutcome> outcome;    // none: a micro-batch that only accumulates
     StepResult result;
   };
 

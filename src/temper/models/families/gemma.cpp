@@ -81,16 +81,21 @@ DecoderSpec read_gemma3(ConfigReader& config) {
 } // namespace
 
 Family gemma2_family() {
-  return {{"gemma2"}, "Gemma 2", read_gemma2};
+  return {{"gemma2"}, "Gemma 2", {"alternating windows", "soft caps", "norms around layers"}, read_gemma2, {}};
 }
 
 Family gemma3_text_family() {
-  return {{"gemma3_text"}, "Gemma 3 (text)", read_gemma3};
+  return {{"gemma3_text"},
+          "Gemma 3 (text)",
+          {"local and global layers, two ropes", "q, k norms", "norms around layers"},
+          read_gemma3,
+          {}};
 }
 
 Family gemma3_family() {
   return {{"gemma3"},
           "Gemma 3 (the language tower of multimodal checkpoints)",
+          {"local and global layers, two ropes", "q, k norms", "norms around layers"},
           read_gemma3,
           {.prefixes = {{"model.language_model.", "language_model.model."},
                         {"lm_head.", "language_model.lm_head."}},

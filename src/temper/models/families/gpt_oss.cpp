@@ -77,7 +77,11 @@ Params rearrange(const DecoderSpec&, Params stored) {
 } // namespace
 
 Family gpt_oss_family() {
-  return {{"gpt_oss"}, "gpt-oss", read_gpt_oss, {.rearrange = rearrange}};
+  return {{"gpt_oss"},
+          "gpt-oss",
+          {"experts with biases, mxfp4", "sinks", "alternating windows", "yarn", "clamped SwiGLU"},
+          read_gpt_oss,
+          {.rearrange = rearrange}};
 }
 
 } // namespace temper

@@ -25,7 +25,7 @@ DecoderSpec read_granite(ConfigReader& config) {
 } // namespace
 
 Family granite_family() {
-  return {{"granite"}, "Granite 3", read_granite};
+  return {{"granite"}, "Granite 3", {"embedding, residual, attention and logit scales"}, read_granite, {}};
 }
 
 } // namespace temper

@@ -59,7 +59,7 @@ Params rearrange(const DecoderSpec&, Params params) {
 } // namespace
 
 Family lfm2_family() {
-  return {{"lfm2"}, "LFM2", read_lfm2, {.rearrange = rearrange}};
+  return {{"lfm2"}, "LFM2", {"short convolutions", "q, k norms"}, read_lfm2, {.rearrange = rearrange}};
 }
 
 } // namespace temper

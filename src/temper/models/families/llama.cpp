@@ -29,6 +29,7 @@ DecoderSpec read_llama(ConfigReader& config) {
 Family llama_family() {
   return {{"llama", "mistral"},
           "Llama 2, 3, 3.1, 3.2; TinyLlama; SmolLM2; Mistral",
+          {"rope: linear, dynamic, llama3, yarn", "sliding window (Mistral)", "biases"},
           read_llama,
           {.left_out = {"rotary_emb.inv_freq"}}};
 }

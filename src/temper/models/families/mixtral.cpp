@@ -25,6 +25,7 @@ DecoderSpec read_mixtral(ConfigReader& config) {
 Family mixtral_family() {
   return {{"mixtral"},
           "Mixtral",
+          {"experts", "sliding window"},
           read_mixtral,
           {.renames = {{".switch_mlp.w1.", ".switch_mlp.gate_proj."},
                        {".switch_mlp.w2.", ".switch_mlp.down_proj."},

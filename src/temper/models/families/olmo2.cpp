@@ -22,7 +22,7 @@ DecoderSpec read_olmo2(ConfigReader& config) {
 } // namespace
 
 Family olmo2_family() {
-  return {{"olmo2"}, "OLMo 2", read_olmo2};
+  return {{"olmo2"}, "OLMo 2", {"norms after layers", "norms on all of q, k"}, read_olmo2, {}};
 }
 
 } // namespace temper

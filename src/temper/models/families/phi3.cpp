@@ -22,7 +22,11 @@ DecoderSpec read_phi3(ConfigReader& config) {
 } // namespace
 
 Family phi3_family() {
-  return {{"phi3"}, "Phi-3, Phi-3.5, Phi-4-mini", read_phi3};
+  return {{"phi3"},
+          "Phi-3, Phi-3.5, Phi-4-mini",
+          {"fused projections", "longrope", "partial rope", "sliding window"},
+          read_phi3,
+          {}};
 }
 
 } // namespace temper

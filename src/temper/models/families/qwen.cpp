@@ -52,6 +52,7 @@ DecoderSpec read_qwen(ConfigReader& config) {
 Family qwen_family() {
   return {{"qwen2", "qwen3", "qwen3_moe"},
           "Qwen2, Qwen2.5, Qwen3, Qwen3-MoE",
+          {"q, k, v biases or q, k norms", "sliding windows", "experts", "rope: yarn"},
           read_qwen,
           {.expert_part = "mlp.experts.", .stacked_experts = "mlp.switch_mlp."}};
 }

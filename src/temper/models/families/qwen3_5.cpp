@@ -87,11 +87,20 @@ const WeightLayout kText{.left_out = {"mtp."}, .rearrange = rearrange};
 } // namespace
 
 Family qwen3_5_family() {
-  return {{"qwen3_5", "qwen3_5_moe"}, "Qwen3.5, Qwen3.5-MoE", read_qwen3_5, kNested, "text_config"};
+  return {{"qwen3_5", "qwen3_5_moe"},
+          "Qwen3.5, Qwen3.5-MoE (the language tower)",
+          {"gated delta net, in chunks", "gated attention", "partial rope", "experts with a shared one"},
+          read_qwen3_5,
+          kNested,
+          "text_config"};
 }
 
 Family qwen3_5_text_family() {
-  return {{"qwen3_5_text", "qwen3_5_moe_text"}, "Qwen3.5 (text)", read_qwen3_5, kText};
+  return {{"qwen3_5_text", "qwen3_5_moe_text"},
+          "Qwen3.5 (text)",
+          {"gated delta net, in chunks", "gated attention", "partial rope", "experts with a shared one"},
+          read_qwen3_5,
+          kText};
 }
 
 } // namespace temper

@@ -31,7 +31,7 @@ DecoderSpec read_smollm3(ConfigReader& config) {
 } // namespace
 
 Family smollm3_family() {
-  return {{"smollm3"}, "SmolLM3", read_smollm3};
+  return {{"smollm3"}, "SmolLM3", {"layers without rope"}, read_smollm3, {}};
 }
 
 } // namespace temper
