@@ -47,9 +47,10 @@ def write_older_config(folder):
         path.write_text(json.dumps(config))
 
 
-def copy_fixture(name, parent, stops=True):
+def copy_fixture(name, parent, stops=True, fixtures=FIXTURES):
     folder = parent / name
-    shutil.copytree(FIXTURES / name, folder, ignore=shutil.ignore_patterns("expected*", "peft", "short*", "padded*"))
+    skipped = shutil.ignore_patterns("expected*", "peft", "short*", "padded*", "saved_*")
+    shutil.copytree(fixtures / name, folder, ignore=skipped)
     write_tokenizer(folder, stops)
     write_older_config(folder)
     return folder

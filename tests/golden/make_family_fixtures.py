@@ -11,6 +11,7 @@ tensor names, layouts: experts one by one or stacked, qkv fused, mxfp4 blocks), 
     loss      [1]: mean cross-entropy of the next token over B * (T - 1) targets
     grad.NAME: gradient of `loss` in the weight NAME, the checkpoint's name; one for each kind of tensor. (mxfp4:
                the dequantized experts' gradient has the name and layout of an unquantized checkpoint.)
+`saved_config.json` is config.json as transformers 5 writes it again: what users' own fine-tuned models have.
 `short.safetensors` (phi3) is a text within original_max_position_embeddings, where the short factors hold.
 """
 
@@ -228,6 +229,9 @@ def make(name, entry):
         fill(model, entry)
         packed = round_to_mxfp4(model) if "quantization_config" in config else {}
     write_weights(folder, model, entry, packed)
+    model.config.architectures = config["architectures"]
+    model.config.dtype = torch.float32
+    (folder / "saved_config.json").write_text(model.config.to_json_string())
     input_ids = torch.randint(4, 92, (2, entry["length"]))
     expected = forward(model, input_ids)
     save(folder / "expected.safetensors", expected | gradients(model, config["model_type"]))

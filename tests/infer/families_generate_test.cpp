@@ -9,7 +9,7 @@ using namespace temper::test;
 
 namespace {
 
-constexpr int kNew = 14;
+constexpr int kNew = 10;
 
 GenerationOptions options(int prefill_chunk = 512) {
   GenerationOptions made;
@@ -22,7 +22,7 @@ GenerationOptions options(int prefill_chunk = 512) {
 // Shorter and longer than every window, convolution and trained length there is.
 std::vector<Tokens> prompts() {
   std::vector<Tokens> made;
-  for (const int length : {5, 30, 1, 12, 21}) {
+  for (const int length : {5, 30, 1, 21}) {
     made.push_back(family_tokens(length, length));
   }
   return made;
@@ -38,7 +38,7 @@ TEST_CASE("greedy tokens are the same with and without the cache, however the pr
     for (const auto& prompt : prompts()) {
       CAPTURE(prompt.size());
       const auto expected = greedy_without_cache(ModelView(model), prompt, kNew);
-      for (const int chunk : {512, 7, 2}) {
+      for (const int chunk : {512, 3}) {
         CAPTURE(chunk);
         Generator generator(ModelView(model), tokenizer);
         CHECK(generator.generate(prompt, options(chunk)).tokens == expected);
@@ -52,18 +52,20 @@ TEST_CASE("a batch of prompts of different lengths answers as each prompt alone"
   for (const auto& name : family_names()) {
     CAPTURE(name);
     const auto model = family_model(name);
-    for (const int batch_size : {2, 8}) {
-      for (const int chunk : {512, 6}) {
-        CAPTURE(batch_size);
-        CAPTURE(chunk);
-        auto chosen = options(chunk);
-        chosen.batch_size = batch_size;
-        const auto found = generate_batch(ModelView(model), tokenizer, prompts(), chosen);
-        for (std::size_t i = 0; i < found.size(); ++i) {
-          CAPTURE(i);
-          Generator alone(ModelView(model), tokenizer);
-          CHECK(found[i].tokens == alone.generate(prompts()[i], options()).tokens);
-        }
+    std::vector<Tokens> expected;
+    for (const auto& prompt : prompts()) {
+      Generator alone(ModelView(model), tokenizer);
+      expected.push_back(alone.generate(prompt, options()).tokens);
+    }
+    for (const auto& [batch_size, chunk] : {std::pair(2, 512), std::pair(8, 6)}) {
+      CAPTURE(batch_size);
+      auto chosen = options(chunk);
+      chosen.batch_size = batch_size;
+      const auto found = generate_batch(ModelView(model), tokenizer, prompts(), chosen);
+      REQUIRE(found.size() == expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        CAPTURE(i);
+        CHECK(found[i].tokens == expected[i]);
       }
     }
   }

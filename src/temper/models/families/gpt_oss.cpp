@@ -24,6 +24,7 @@ DecoderSpec read_gpt_oss(ConfigReader& config) {
     layer.moe = true;
   }
   config.expect("hidden_act", {"silu"});
+  config.expect("swiglu_alpha", {1.702});
   config.ignore(
       {"experts_per_token", "initial_context_length", "output_router_logits", "router_aux_loss_coef"});
   return spec;

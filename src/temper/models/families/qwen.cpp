@@ -20,7 +20,9 @@ void read_qwen_windows(ConfigReader& config, DecoderSpec& spec) {
 }
 
 void read_experts(ConfigReader& config, DecoderSpec& spec) {
-  spec.moe.num_experts = config.positive("num_experts");
+  // transformers 5 writes Mixtral's name for it.
+  const int local = config.integer("num_local_experts", 0);
+  spec.moe.num_experts = local > 0 ? config.integer("num_experts", local) : config.positive("num_experts");
   spec.moe.intermediate_size = config.positive("moe_intermediate_size");
   spec.moe.routing = {config.positive("num_experts_per_tok"), config.boolean("norm_topk_prob", false)};
   const auto dense = config.integers("mlp_only_layers");
