@@ -17,10 +17,11 @@ inline const std::filesystem::path kFamilyFixtures = std::filesystem::path(TEMPE
 // The fixtures' folders; a family joins when its reader is there.
 inline const std::vector<std::string>& family_names() {
   static const std::vector<std::string> kNames{
-      "gemma2",     "gemma3",    "gemma3_text", "gemma3_text_new",  "gpt_oss",     "granite",
-      "lfm2",       "lfm2_bias", "mixtral",     "mixtral_window",   "olmo2",       "phi3",
-      "phi3_plain", "phi3_su",   "qwen2",       "qwen3_5",          "qwen3_5_moe", "qwen3_5_text",
-      "qwen2_tied", "qwen3",     "qwen3_moe",   "qwen3_moe_sparse", "qwen3_yarn",  "smollm3"};
+      "gemma2",       "gemma3",    "gemma3_text", "gemma3_text_new",  "gpt_oss",     "granite",
+      "lfm2",         "lfm2_bias", "mixtral",     "mixtral_window",   "olmo2",       "phi3",
+      "phi3_plain",   "phi3_su",   "qwen2",       "qwen3_5",          "qwen3_5_moe", "qwen3_5_text",
+      "qwen2_tied",   "qwen3",     "qwen3_moe",   "qwen3_moe_sparse", "qwen3_yarn",  "smollm3",
+      "gpt_oss_mxfp4"};
   return kNames;
 }
 

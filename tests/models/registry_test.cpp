@@ -120,7 +120,9 @@ TEST_CASE("missing, mistyped and impossible values are named") {
   CHECK(names(complaint(with("tie_word_embeddings", 1)), "tie_word_embeddings must be true or false"));
   CHECK(names(complaint(with("hidden_act", "gelu")), "hidden_act: \"gelu\" is not supported"));
   CHECK(names(complaint(with("pretraining_tp", 2)), "pretraining_tp: 2 is not supported"));
-  CHECK(names(complaint(with("quantization", {{"bits", 4}})), "quantization"));
+  CHECK(names(complaint(with("quantization", {{"bits", 7}})),
+              "quantization: quantization mode affine has no bits 7"));
+  CHECK(names(complaint(with("quantization_config", {{"quant_method", "awq"}})), "quant_method awq"));
 }
 
 TEST_CASE("rope settings are read in both spellings") {

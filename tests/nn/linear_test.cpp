@@ -86,3 +86,46 @@ TEST_CASE("gradients of weight, bias and input agree with finite differences") {
       },
       {randn({5, 4}, "weight"), randn({5}, "bias"), kX});
 }
+
+namespace {
+
+// A packed layer of 64 in and 5 out features, in parts by name, and its dense twin.
+std::pair<Params, Params> packed_layer(const QuantFormat& format) {
+  const auto packed = quantize(randn({5, 64}, "weight"), format, "up");
+  Params params{{"up.weight", packed.weight}, {"up.scales", packed.scales}, {"up.bias", randn({5}, "bias")}};
+  if (packed.biases) {
+    params.emplace("up.biases", *packed.biases);
+  }
+  return {params, {{"up.weight", dequantize(packed, mx::float32)}, {"up.bias", params.at("up.bias")}}};
+}
+
+} // namespace
+
+TEST_CASE("a packed layer computes what its unpacked weight does, whole, by rows, and as a matrix") {
+  for (const QuantFormat& format : {QuantFormat{"affine", 3, 32}, QuantFormat{"mxfp8", 8, 32}}) {
+    const auto [packed, dense] = packed_layer(format);
+    for (const int rows : {1, 40}) {
+      const auto x = randn({2, rows, 64}, "x");
+      CHECK(relative_difference(run(packed, x), run(dense, x)) < 1e-5F);
+    }
+    ForwardContext context{ParamView(packed), {}, {}};
+    const auto tokens = mx::array({4, 0, 4}, {3, 1}, mx::int32);
+    const auto rows = mx::take(dense.at("up.weight"), tokens, 0);
+    CHECK(same_bits(embed(context, "up", tokens, 64, mx::float32), rows));
+    CHECK(same_bits(dense_weight(context.params, "up", 64, mx::float32), dense.at("up.weight")));
+    CHECK(packed_weight(context.params, "up", 64)->format == format);
+    CHECK_FALSE(packed_weight(ParamView(dense), "up", 64).has_value());
+  }
+}
+
+TEST_CASE("a trained dense weight shadows a packed one") {
+  const auto packed = packed_layer({"affine", 4, 32}).first;
+  const Params trained{{"up.weight", mx::zeros({5, 64})}, {"up.bias", mx::zeros({5})}};
+  ForwardContext context{ParamView(packed, &trained), {}, {}};
+  CHECK(mx::max(mx::abs(linear(context, "up", randn({2, 64}, "x")))).item<float>() == 0.0F);
+}
+
+TEST_CASE("a packed layer with another number of features is named") {
+  const auto packed = packed_layer({"affine", 4, 32}).first;
+  CHECK(contains(message_of<ModelError>([&] { run(packed, mx::zeros({2, 96})); }), "up.weight"));
+}

@@ -5,9 +5,11 @@
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/base/log.h"
 #include "temper/io/safetensors.h"
 #include "temper/models/decoder.h"
 #include "temper/models/registry.h"
+#include "temper/quant/quant_config.h"
 
 namespace temper {
 namespace {
@@ -75,16 +77,96 @@ Params read_tensors(const fs::path& folder, const Family& family, const DecoderS
   }
   auto params = import_weights(family.layout, spec, stored, folder.string());
   if (spec.tied_head) {
-    params.erase(spec.head + ".weight");
+    for (const char* leaf : {".weight", ".scales", ".biases"}) {
+      params.erase(spec.head + leaf);
+    }
   }
   return params;
 }
 
-const char* const kCompanionFiles[] = {
-    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "generation_config.json", "chat_template.json",
-    "vocab.json",        "merges.txt",
-};
+// The shape of every tensor that `spec` asks for, in the layout that `params` has it in; the packed layers'
+// formats join `packed`.
+std::map<std::string, mx::Shape> expected_shapes(const DecoderSpec& spec, const Params& params,
+                                                 std::map<std::string, QuantFormat>& packed) {
+  std::map<std::string, mx::Shape> expected;
+  for (const auto& [name, shape] : expected_tensors(spec)) {
+    expected.emplace(name, shape);
+  }
+  const ParamView view(params);
+  for (const auto& layer : matrix_layers(spec)) {
+    const auto* weight = view.find(layer.name + ".weight");
+    if (weight != nullptr && weight->dtype() == mx::uint32 && view.find(layer.name + ".scales") == nullptr) {
+      expected.emplace(layer.name + ".scales", mx::Shape{});
+    }
+    const auto found = weight != nullptr ? packed_weight(view, layer.name, layer.in_features) : std::nullopt;
+    if (!found) {
+      continue;
+    }
+    const auto dense = layer.weight_shape();
+    const auto scales = scales_shape(found->format, dense, layer.name);
+    expected[layer.name + ".weight"] = packed_shape(found->format, dense, layer.name);
+    expected.emplace(layer.name + ".scales", scales);
+    if (found->biases) {
+      expected.emplace(layer.name + ".biases", scales);
+    }
+    packed.emplace(layer.name, found->format);
+  }
+  return expected;
+}
+
+// What config.json says against what the tensors are.
+void check_quantization(const QuantConfig& config, const Model& model) {
+  const auto fail = [&](const std::string& what) {
+    throw ModelError((model.path / "config.json").string() + ": quantization: " + what);
+  };
+  if (!config.base && !model.packed.empty()) {
+    const auto& [layer, format] = *model.packed.begin();
+    fail("it is missing, but the weights are packed (" + layer + ": " + describe(format) +
+         "); take the config.json that belongs to them");
+  }
+  if (config.base && model.packed.empty()) {
+    fail("it says " + describe(*config.base) +
+         ", but no tensor is packed; take the config.json that belongs to "
+         "the weights");
+  }
+  std::vector<std::string> differing;
+  std::size_t unlisted = 0;
+  for (const auto& layer : matrix_layers(model.spec)) {
+    const auto found = model.packed.find(layer.name);
+    const auto format = found != model.packed.end() ? std::optional(found->second) : std::nullopt;
+    const auto listed = config.layers.find(layer.name);
+    if (listed != config.layers.end() && listed->second != format) {
+      fail(layer.name + " is said to be " + (listed->second ? describe(*listed->second) : "unpacked") +
+           ", but is " + (format ? describe(*format) : "unpacked"));
+    }
+    if (listed == config.layers.end() && format) {
+      ++unlisted;
+      if (format != config.base) {
+        differing.push_back(layer.name + " (" + describe(*format) + ")");
+      }
+    }
+  }
+  if (!differing.empty() && differing.size() == unlisted) {
+    fail("it says " + describe(*config.base) + ", but the tensors are otherwise: " + list_names(differing));
+  }
+  if (!differing.empty()) {
+    log::warn(model.path.string() +
+              ": packed otherwise than config.json says, which goes by the tensors: " + list_names(differing));
+  }
+}
+
+// Dense weights in place of packed ones. Lazy.
+void unpack(Model& model) {
+  for (const auto& layer : matrix_layers(model.spec)) {
+    if (model.packed.contains(layer.name)) {
+      auto& weight = model.params.at(layer.name + ".weight");
+      weight = dense_weight(ParamView(model.params), layer.name, layer.in_features, model.dtype);
+      model.params.erase(layer.name + ".scales");
+      model.params.erase(layer.name + ".biases");
+    }
+  }
+  model.packed.clear();
+}
 
 } // namespace
 
@@ -130,12 +212,13 @@ mx::Dtype resolve_dtype(const std::string& dtype, const Json& config) {
   return mx::default_device() == mx::Device::cpu ? mx::float32 : stored_dtype(config);
 }
 
-void check_tensors(const DecoderSpec& spec, const Params& params, const std::string& origin) {
+std::map<std::string, QuantFormat> check_tensors(const DecoderSpec& spec, const Params& params,
+                                                 const std::string& origin) {
+  std::map<std::string, QuantFormat> packed;
+  const auto expected = expected_shapes(spec, params, packed);
   std::vector<std::string> missing;
   std::vector<std::string> misshaped;
-  std::set<std::string> expected;
-  for (const auto& [name, shape] : expected_tensors(spec)) {
-    expected.insert(name);
+  for (const auto& [name, shape] : expected) {
     const auto it = params.find(name);
     if (it == params.end()) {
       missing.push_back(name);
@@ -160,40 +243,42 @@ void check_tensors(const DecoderSpec& spec, const Params& params, const std::str
   if (!extra.empty()) {
     throw ModelError(origin + ": tensors that config.json has no place for: " + list_names(extra));
   }
+  return packed;
 }
 
-Model load_model(const fs::path& folder, const std::string& dtype) {
+bool is_packed_part(const Model& model, const std::string& name) {
+  const auto dot = name.rfind('.');
+  const auto leaf = name.substr(dot + 1);
+  return (leaf == "weight" || leaf == "scales" || leaf == "biases") &&
+         model.packed.contains(name.substr(0, dot));
+}
+
+Model open_model(const fs::path& folder) {
   Model model;
   model.path = folder;
   model.spec = load_spec(folder, &model.config);
-  model.dtype = resolve_dtype(dtype, model.config);
+  model.dtype = stored_dtype(model.config);
   model.params = read_tensors(folder, find_family(model.spec.model_type, folder.string()), model.spec);
-  check_tensors(model.spec, model.params, folder.string());
-  for (auto& [name, array] : model.params) {
-    // One at a time: the stored copy goes before the next one is read.
-    array = mx::astype(array, model.dtype);
-    mx::eval(array);
-  }
+  model.packed = check_tensors(model.spec, model.params, folder.string());
+  check_quantization(read_quant_config(model.config, (folder / "config.json").string()), model);
   return model;
 }
 
-void save_model(const fs::path& folder, const Model& source, const Params& params,
-                std::optional<mx::Dtype> dtype) {
-  make_directories(folder);
-  Params stored;
-  for (const auto& [name, array] : params) {
-    stored.emplace(name, dtype ? mx::astype(array, *dtype) : array);
+Model load_model(const fs::path& folder, const std::string& dtype, PackedWeights packed) {
+  auto model = open_model(folder);
+  model.dtype = resolve_dtype(dtype, model.config);
+  if (packed == PackedWeights::unpack ||
+      (packed == PackedWeights::by_device && mx::default_device() == mx::Device::cpu)) {
+    unpack(model);
   }
-  save_safetensors(folder / "model.safetensors", stored);
-  auto config = source.config;
-  const auto name = dtype_name(dtype.value_or(params.begin()->second.dtype()));
-  config[config.contains("torch_dtype") ? "torch_dtype" : "dtype"] = name;
-  write_json(folder / "config.json", config);
-  for (const char* file : kCompanionFiles) {
-    if (fs::exists(source.path / file) && !fs::equivalent(source.path, folder)) {
-      write_file_atomic(folder / file, read_file(source.path / file));
+  for (auto& [name, array] : model.params) {
+    // One at a time: the stored copy goes before the next one is read.
+    if (!is_packed_part(model, name)) {
+      array = mx::astype(array, model.dtype);
     }
+    mx::eval(array);
   }
+  return model;
 }
 
 } // namespace temper

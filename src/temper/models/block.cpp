@@ -197,13 +197,15 @@ mx::array expert_layer(ForwardContext& context, const std::string& name, const E
     const auto* found = context.params.find(name + leaf);
     return found != nullptr ? std::optional(*found) : std::nullopt;
   };
-  ExpertWeights weights{dense_weight(context.params, name, x_PI.shape(-1), x_PI.dtype()),
-                        optional(".bias"),
-                        {},
-                        {},
-                        {},
-                        optional(".lora_a"),
-                        optional(".lora_b")};
+  const auto packed = packed_weight(context.params, name, x_PI.shape(-1));
+  const ExpertWeights weights{
+      packed ? packed->weight : dense_weight(context.params, name, x_PI.shape(-1), x_PI.dtype()),
+      optional(".bias"),
+      packed ? std::optional(packed->scales) : std::nullopt,
+      packed ? packed->biases : std::nullopt,
+      packed ? packed->format : QuantFormat{},
+      optional(".lora_a"),
+      optional(".lora_b")};
   std::optional<mx::array> key;
   if (weights.lora_a && context.dropout_key && context.lora.dropout > 0) {
     key = fold_in(*context.dropout_key, context.dropout_site++);

@@ -45,6 +45,10 @@ PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
   return pass;
 }
 
+std::string head_layer(const DecoderSpec& spec) {
+  return spec.tied_head ? spec.prefix + "embed_tokens" : spec.head;
+}
+
 } // namespace
 
 mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params) {
@@ -54,7 +58,7 @@ mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params) {
 DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input) {
   const auto pass = pass_input(spec, input);
   const auto dtype = compute_dtype(spec, context.params);
-  auto x = embed(context, spec.prefix + "embed_tokens", input.tokens_BT, dtype);
+  auto x = embed(context, spec.prefix + "embed_tokens", input.tokens_BT, spec.hidden_size, dtype);
   if (spec.embedding_scale != 1.0F) {
     x = x * mx::array(spec.embedding_scale, dtype);
   }
@@ -82,13 +86,12 @@ mx::array decoder_hidden(const DecoderSpec& spec, ForwardContext& context, const
 }
 
 std::string head_weight_name(const DecoderSpec& spec) {
-  return (spec.tied_head ? spec.prefix + "embed_tokens" : spec.head) + ".weight";
+  return head_layer(spec) + ".weight";
 }
 
 Head decoder_head(const DecoderSpec& spec, const ForwardContext& context, bool trainable) {
-  const auto name = spec.tied_head ? spec.prefix + "embed_tokens" : spec.head;
   const auto dtype = compute_dtype(spec, context.params);
-  Head head{.weight_VE = dense_weight(context.params, name, spec.hidden_size, dtype)};
+  Head head{.weight_VE = dense_weight(context.params, head_layer(spec), spec.hidden_size, dtype)};
   head.trainable = trainable;
   head.logit_scale = spec.logit_scale;
   head.softcap = spec.logit_softcap;
@@ -96,7 +99,9 @@ Head decoder_head(const DecoderSpec& spec, const ForwardContext& context, bool t
 }
 
 mx::array decoder_logits(const DecoderSpec& spec, const ForwardContext& context, const mx::array& hidden) {
-  return head_logits(decoder_head(spec, context), hidden);
+  const auto packed = packed_weight(context.params, head_layer(spec), spec.hidden_size);
+  return head_logits(decoder_head(spec, context), hidden,
+                     packed ? std::optional(packed_matmul(hidden, *packed)) : std::nullopt);
 }
 
 } // namespace temper

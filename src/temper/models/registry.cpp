@@ -6,6 +6,7 @@
 
 #include "temper/base/error.h"
 #include "temper/models/families/families.h"
+#include "temper/quant/quant_config.h"
 
 namespace temper {
 namespace {
@@ -36,6 +37,8 @@ const std::vector<std::string> kBookkeepingKeys = {
     "transformers.js_config",
     "auto_map",
     "model_type",
+    "quantization",
+    "quantization_config",
 };
 
 constexpr int kAbsent = -1000000; // of a size that only some families need
@@ -113,11 +116,7 @@ DecoderSpec read_spec(const Json& config, const std::string& origin) {
   ConfigReader reader(std::move(described), section != nullptr ? origin + ": " + family.section : origin);
   auto spec = family.read_spec(reader);
   reader.ignore(kBookkeepingKeys);
-  for (const char* key : {"quantization", "quantization_config"}) {
-    if (outer.object(key) != nullptr) {
-      outer.fail(std::string(key) + ": quantized weights are not supported; take the unquantized model");
-    }
-  }
+  read_quant_config(config, origin); // another tool's packing is refused before the weights are read
   reader.warn_unknown();
   check_spec(spec, reader);
   return spec;

@@ -216,6 +216,18 @@ Tensors expected_tensors(const DecoderSpec& spec) {
   return tensors;
 }
 
+std::int64_t num_parameters(const DecoderSpec& spec) {
+  std::int64_t total = 0;
+  for (const auto& [name, shape] : expected_tensors(spec)) {
+    std::int64_t elements = 1;
+    for (const auto dim : shape) {
+      elements *= dim;
+    }
+    total += elements;
+  }
+  return total;
+}
+
 std::vector<MatrixLayer> adaptable_layers(const DecoderSpec& spec, int num_layers,
                                           const std::vector<std::string>& keys) {
   check_keys(spec, keys);

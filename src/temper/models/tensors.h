@@ -2,6 +2,7 @@
 // Dims: O, I a weight's out and in features, X experts.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -31,6 +32,9 @@ std::vector<MatrixLayer> matrix_layers(const DecoderSpec& spec);
 
 // Every tensor that the spec asks for, with its shape, unquantized.
 std::vector<std::pair<std::string, mx::Shape>> expected_tensors(const DecoderSpec& spec);
+
+// Elements over all of them: what a model's size is called.
+std::int64_t num_parameters(const DecoderSpec& spec);
 
 // "model.layers.3." and the block that a tensor belongs to; none: it lies outside of the blocks.
 std::string block_prefix(const DecoderSpec& spec, int layer);

@@ -61,10 +61,13 @@ std::optional<mx::array> low_rank(const Head& head, const mx::array& hidden) {
                         : std::nullopt;
 }
 
+mx::array add_update(const HeadParts& head, const mx::array& y, const std::optional<mx::array>& update) {
+  return update ? y + mx::matmul(*update, *head.b_RV) : y;
+}
+
 // h W^T + h A B, in the hidden states' dtype.
 mx::array products(const HeadParts& head, const mx::array& hidden, const std::optional<mx::array>& update) {
-  const auto y = mx::matmul(hidden, head.weight_EV);
-  return update ? y + mx::matmul(*update, *head.b_RV) : y;
+  return add_update(head, mx::matmul(hidden, head.weight_EV), update);
 }
 
 // Logits from fp32 products.
@@ -233,9 +236,10 @@ int rows_a_chunk(const LossTargets& targets, int chunk) {
 
 } // namespace
 
-mx::array head_logits(const Head& head, const mx::array& hidden) {
+mx::array head_logits(const Head& head, const mx::array& hidden, const std::optional<mx::array>& product) {
   const auto parts = make_parts(head, hidden.dtype());
-  const auto y = products(parts, hidden, low_rank(head, hidden));
+  const auto update = low_rank(head, hidden);
+  const auto y = product ? add_update(parts, *product, update) : products(parts, hidden, update);
   if (!parts.magnitude_V && parts.logit_scale == 1.0F && parts.softcap == 0.0F) {
     return y;
   }

@@ -31,8 +31,10 @@ struct Head {
   float softcap = 0.0F; // logits z become softcap tanh(z / softcap); 0: none
 };
 
-// [..., E] -> [..., V], in hidden's dtype. Lazy, differentiable.
-mx::array head_logits(const Head& head, const mx::array& hidden);
+// [..., E] -> [..., V], in hidden's dtype. `product`: h W^T, where it is at hand without W. Lazy,
+// differentiable.
+mx::array head_logits(const Head& head, const mx::array& hidden,
+                      const std::optional<mx::array>& product = std::nullopt);
 
 // Sum over S of weight * (-log softmax(logits)[target]), a fp32 scalar, for hidden [N, E].
 // Log-sum-exp in fp32. Lazy; differentiable in hidden, in the head's adapter, and in W if it is trainable.

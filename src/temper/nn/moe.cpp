@@ -74,55 +74,23 @@ void check_layer(const ExpertWeights& w, const mx::array& x) {
   }
 }
 
-// The packed parts of a layer as inputs of a custom gradient, and back.
-Arrays packed_inputs(const ExpertWeights& w) {
-  Arrays parts{w.weight, *w.scales};
-  if (w.quant_biases) {
-    parts.push_back(*w.quant_biases);
-  }
-  return parts;
-}
-
-mx::array unpack(const ExpertPacking& packing, const Arrays& parts, mx::Dtype dtype) {
-  const auto biases = parts.size() > 2 ? std::optional(parts[2]) : std::nullopt;
-  return mx::dequantize(parts[0], parts[1], biases, packing.group_size, packing.bits, packing.mode,
-                        std::nullopt, dtype);
-}
-
-// x W_e^T through dense weights that live for the product only: the backward pass unpacks them again, and not
-// before its cotangent is there.
-mx::array unpacked_product(const ExpertWeights& w, const RowExperts& rows, const mx::array& x) {
-  const auto forward = [packing = w.packing, sorted = rows.sorted](const Arrays& in) {
-    const auto dense = unpack(packing, {in.begin() + 2, in.end()}, in[0].dtype());
-    return Arrays{expert_matmul({in[1], sorted}, in[0], dense)};
-  };
-  const auto backward = [packing = w.packing, sorted = rows.sorted](const Arrays& in, const Arrays& cotangents,
-                                                                    const Arrays&) {
-    const auto parts = mx::depends({in.begin() + 2, in.end()}, cotangents);
-    const auto dense = unpack(packing, parts, in[0].dtype());
-    Arrays gradients{expert_matmul_plain({in[1], sorted}, cotangents[0], dense)};
-    for (std::size_t i = 1; i < in.size(); ++i) {
-      gradients.push_back(mx::zeros_like(in[i]));
-    }
-    return gradients;
-  };
-  Arrays inputs{x, rows.experts_P};
-  for (const auto& part : packed_inputs(w)) {
-    inputs.push_back(part);
-  }
-  return mx::custom_vjp(forward, backward)(inputs)[0];
-}
-
 mx::array base_product(const ExpertWeights& w, const RowExperts& rows, const mx::array& x) {
   if (!w.scales) {
     return expert_matmul(rows, x, w.weight);
   }
+  const PackedWeight packed{w.weight, *w.scales, w.quant_biases, w.packing};
   if (x.shape(0) >= kUnpackedPairsPerExpert * w.weight.shape(0)) {
-    return unpacked_product(w, rows, x);
+    return unpacked_product(
+        x, packed, [rows](const auto& in, const auto& weight) { return expert_matmul(rows, in, weight); },
+        [rows](const auto& cotangent, const auto& weight) {
+          return expert_matmul_plain(rows, cotangent, weight);
+        });
   }
-  const auto& p = w.packing;
-  const auto y = mx::gather_qmm(mx::expand_dims(x, 1), w.weight, *w.scales, w.quant_biases, std::nullopt,
-                                rows.experts_P, true, p.group_size, p.bits, p.mode, std::nullopt, rows.sorted);
+  const auto& f = packed.format;
+  const auto biases = packed.biases ? std::optional(mx::stop_gradient(*packed.biases)) : std::nullopt;
+  const auto y = mx::gather_qmm(mx::expand_dims(x, 1), mx::stop_gradient(packed.weight),
+                                mx::stop_gradient(packed.scales), biases, std::nullopt, rows.experts_P, true,
+                                f.group_size, f.bits, f.mode, std::nullopt, rows.sorted);
   return mx::astype(mx::squeeze(y, 1), x.dtype());
 }
 

@@ -18,6 +18,7 @@
 
 #include "temper/nn/lora.h"
 #include "temper/nn/params.h"
+#include "temper/quant/packed.h"
 
 namespace temper {
 
@@ -63,20 +64,13 @@ mx::array expert_rows(const ExpertOrder& order, const mx::array& x);
 // differentiable in y and weights.
 mx::array combine_experts(const ExpertOrder& order, const mx::array& y_PO, const mx::array& weights);
 
-// How `weight` is packed.
-struct ExpertPacking {
-  std::string mode = "affine"; // affine, mxfp4, mxfp8, nvfp4
-  int bits = 4;
-  int group_size = 64;
-};
-
 // One linear layer of every expert.
 struct ExpertWeights {
   mx::array weight;                      // [E, O, I], or packed: uint32 [E, O, I bits / 32]
   std::optional<mx::array> bias;         // [E, O]
   std::optional<mx::array> scales;       // packed: [E, O, I / group_size]
   std::optional<mx::array> quant_biases; // packed in mode affine: as scales
-  ExpertPacking packing;                 // read if `scales` is there
+  QuantFormat packing;                   // read if `scales` is there
   std::optional<mx::array> lora_a;       // [E, R, I]
   std::optional<mx::array> lora_b;       // [E, O, R]
 };

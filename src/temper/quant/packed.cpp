@@ -15,37 +15,8 @@ constexpr int kWordBits = 32;
 // A packed product reads the weight once for every few rows; unpacking writes and reads it dense, once.
 constexpr int kFewRows = 16;
 
-Arrays parts_of(const PackedWeight& packed) {
-  Arrays parts{packed.weight, packed.scales};
-  if (packed.biases) {
-    parts.push_back(*packed.biases);
-  }
-  return parts;
-}
-
 PackedWeight with_parts(const Arrays& parts, const QuantFormat& format) {
   return {parts[0], parts[1], parts.size() > 2 ? std::optional(parts[2]) : std::nullopt, format};
-}
-
-// Unpacked for the product only, forward and backward; there not before the cotangent is known.
-mx::array unpacked_product(const mx::array& x, const PackedWeight& packed) {
-  const auto forward = [format = packed.format](const Arrays& in) {
-    const auto weight = dequantize(with_parts({in.begin() + 1, in.end()}, format), in[0].dtype());
-    return Arrays{mx::matmul(in[0], mx::transpose(weight))};
-  };
-  const auto backward = [format = packed.format](const Arrays& in, const Arrays& cotangents, const Arrays&) {
-    const auto parts = mx::depends({in.begin() + 1, in.end()}, cotangents);
-    Arrays gradients{mx::matmul(cotangents[0], dequantize(with_parts(parts, format), in[0].dtype()))};
-    for (std::size_t i = 1; i < in.size(); ++i) {
-      gradients.push_back(mx::zeros_like(in[i]));
-    }
-    return gradients;
-  };
-  Arrays inputs{x};
-  for (const auto& part : parts_of(packed)) {
-    inputs.push_back(part);
-  }
-  return mx::custom_vjp(forward, backward)(inputs)[0];
 }
 
 bool contains(const std::vector<int>& choices, int value) {
@@ -121,10 +92,33 @@ mx::Shape scales_shape(const QuantFormat& format, mx::Shape dense, const std::st
   return dense;
 }
 
+mx::array unpacked_product(const mx::array& x, const PackedWeight& packed, const WeightProduct& product,
+                           const WeightProduct& gradient) {
+  const auto forward = [product, format = packed.format](const Arrays& in) {
+    return Arrays{product(in[0], dequantize(with_parts({in.begin() + 1, in.end()}, format), in[0].dtype()))};
+  };
+  const auto backward = [gradient, format = packed.format](const Arrays& in, const Arrays& cotangents,
+                                                           const Arrays&) {
+    const auto parts = mx::depends({in.begin() + 1, in.end()}, cotangents);
+    Arrays gradients{gradient(cotangents[0], dequantize(with_parts(parts, format), in[0].dtype()))};
+    for (std::size_t i = 1; i < in.size(); ++i) {
+      gradients.push_back(mx::zeros_like(in[i]));
+    }
+    return gradients;
+  };
+  Arrays inputs{x, packed.weight, packed.scales};
+  if (packed.biases) {
+    inputs.push_back(*packed.biases);
+  }
+  return mx::custom_vjp(forward, backward)(inputs)[0];
+}
+
 mx::array packed_matmul(const mx::array& x, const PackedWeight& packed) {
   const auto rows = x.size() / static_cast<std::size_t>(x.shape(-1));
   if (rows >= kFewRows) {
-    return unpacked_product(x, packed);
+    return unpacked_product(
+        x, packed, [](const auto& in, const auto& weight) { return mx::matmul(in, mx::transpose(weight)); },
+        [](const auto& cotangent, const auto& weight) { return mx::matmul(cotangent, weight); });
   }
   const auto& f = packed.format;
   const auto biases = packed.biases ? std::optional(mx::stop_gradient(*packed.biases)) : std::nullopt;

@@ -4,6 +4,7 @@
 //       ... any leading dims (experts).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -41,9 +42,16 @@ QuantFormat infer_quant_format(const mx::array& weight, const mx::array& scales,
 mx::Shape packed_shape(const QuantFormat& format, mx::Shape dense, const std::string& name);
 mx::Shape scales_shape(const QuantFormat& format, mx::Shape dense, const std::string& name);
 
-// x [..., I] -> [..., O], x W^T, in x's dtype. Few rows are multiplied with the packed weight itself; for many
-// it is unpacked to x's dtype, and again in the backward pass, so that no dense copy waits there.
-// Lazy; differentiable in x. For weights [O, W].
+// x [..., I] -> [..., O], x W^T, in x's dtype, for a weight [O, W]. Few rows are multiplied with the packed
+// weight itself, many with an unpacked_product().
+// Lazy; differentiable in x.
 mx::array packed_matmul(const mx::array& x, const PackedWeight& packed);
+
+// product(x, weight), whose gradient in x is gradient(cotangent, weight): the dense weight, in x's dtype, lives
+// for a product only. The backward pass unpacks it again, and not before its cotangent is there.
+// Lazy; differentiable in x.
+using WeightProduct = std::function<mx::array(const mx::array& x, const mx::array& weight)>;
+mx::array unpacked_product(const mx::array& x, const PackedWeight& packed, const WeightProduct& product,
+                           const WeightProduct& gradient);
 
 } // namespace temper

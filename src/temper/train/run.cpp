@@ -17,6 +17,7 @@
 #include "temper/io/adapters.h"
 #include "temper/models/adapter_params.h"
 #include "temper/nn/device.h"
+#include "temper/quant/quant_config.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
 #include "temper/train/tensorboard.h"
@@ -95,6 +96,18 @@ void refuse_used_folder(const RunConfig& config) {
   }
 }
 
+// Steps of training are far smaller than those between packed values.
+void refuse_full_training_of_packed(const RunConfig& config, const Json& description) {
+  const auto quantization = read_quant_config(description, config.model);
+  if (is_full(config) && quantization.base) {
+    throw ConfigError("fine_tune_type: full needs unquantized weights, and those of " + config.model +
+                      " are (" + describe(*quantization.base) +
+                      "); train with lora, or unpack them first: temper convert "
+                      "--dequantize --model " +
+                      config.model + " --out DIR");
+  }
+}
+
 // Everything that can be refused without the weights is refused before they are read.
 Run prepare(const RunConfig& config) {
   Run run;
@@ -102,7 +115,9 @@ Run prepare(const RunConfig& config) {
   validate(config);
   check_complete(config);
   refuse_used_folder(config);
-  const auto spec = load_spec(config.model);
+  Json description;
+  const auto spec = load_spec(config.model, &description);
+  refuse_full_training_of_packed(config, description);
   adaptable_layers(spec, config.num_layers, config.lora_parameters.keys);
   run.lora = {config.lora_parameters.rank, static_cast<float>(config.lora_scale()),
               static_cast<float>(config.lora_parameters.dropout)};
@@ -300,7 +315,7 @@ class RunInProgress {
     trainer.emit("run_started", {{"config", to_json(run_.config)},
                                  {"model", run_.config.model},
                                  {"trainable_parameters", num_elements(trainer.state().trainable)},
-                                 {"total_parameters", num_elements(run_.model.params)},
+                                 {"total_parameters", num_parameters(run_.model.spec)},
                                  {"train_examples", size_of(run_.data.train)},
                                  {"valid_examples", size_of(run_.data.valid)},
                                  {"test_examples", size_of(run_.data.test)},

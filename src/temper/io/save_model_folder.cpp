@@ -1,0 +1,88 @@
+#include <cstdio>
+#include <vector>
+
+#include "temper/base/files.h"
+#include "temper/io/model_folder.h"
+#include "temper/io/safetensors.h"
+#include "temper/models/tensors.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char* const kCompanionFiles[] = {
+    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "generation_config.json", "chat_template.json",
+    "vocab.json",        "merges.txt",
+};
+
+// The names of the tensors of each file, in order.
+std::vector<std::vector<std::string>> plan_files(const Params& params, std::int64_t file_bytes) {
+  std::vector<std::vector<std::string>> files;
+  std::int64_t used = 0;
+  for (const auto& [name, array] : params) {
+    const auto bytes = static_cast<std::int64_t>(array.nbytes());
+    if (files.empty() || used + bytes > file_bytes) {
+      files.emplace_back();
+      used = 0;
+    }
+    files.back().push_back(name);
+    used += bytes;
+  }
+  return files;
+}
+
+std::string file_name(std::size_t index, std::size_t count) {
+  if (count == 1) {
+    return "model.safetensors";
+  }
+  char name[64];
+  std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", index + 1, count);
+  return name;
+}
+
+} // namespace
+
+void save_weights(const fs::path& folder, Params params, std::int64_t num_parameters, std::int64_t file_bytes) {
+  const auto files = plan_files(params, file_bytes);
+  const auto total_bytes = num_bytes(params);
+  auto weight_map = Json::object();
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto name = file_name(i, files.size());
+    Params part;
+    for (const auto& tensor : files[i]) {
+      part.insert(params.extract(tensor));
+      weight_map[tensor] = name;
+    }
+    save_safetensors(folder / name, part);
+  }
+  write_json(folder / "model.safetensors.index.json",
+             {{"metadata", {{"total_size", total_bytes}, {"total_parameters", num_parameters}}},
+              {"weight_map", weight_map}});
+}
+
+void save_model(const fs::path& folder, const Model& source, const Params& params,
+                std::optional<mx::Dtype> dtype) {
+  make_directories(folder);
+  Params stored;
+  for (const auto& [name, array] : params) {
+    const bool cast = dtype && !is_packed_part(source, name);
+    stored.emplace(name, cast ? mx::astype(array, *dtype) : array);
+  }
+  save_weights(folder, std::move(stored), num_parameters(source.spec));
+  auto config = source.config;
+  config[config.contains("torch_dtype") ? "torch_dtype" : "dtype"] = dtype_name(dtype.value_or(source.dtype));
+  if (source.packed.empty()) {
+    config.erase("quantization");
+    config.erase("quantization_config");
+  }
+  write_json(folder / "config.json", config);
+  for (const char* file : kCompanionFiles) {
+    if (fs::exists(source.path / file) && !fs::equivalent(source.path, folder)) {
+      write_file_atomic(folder / file, read_file(source.path / file));
+    }
+  }
+}
+
+} // namespace temper
