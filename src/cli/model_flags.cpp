@@ -23,16 +23,6 @@ std::string base_model_of(const std::string& adapter) {
   return fs::exists(path) ? read_json(path).value("model", "") : std::string();
 }
 
-// An adapter is kept in fp32; cast once here, it need not be for every token.
-Params cast(const Params& params, mx::Dtype dtype) {
-  Params result;
-  for (const auto& [name, array] : params) {
-    result.emplace(name, mx::astype(array, dtype));
-  }
-  mx::eval(values(result));
-  return result;
-}
-
 double gigabytes(std::int64_t bytes) {
   return static_cast<double>(bytes) / 1e9;
 }
@@ -73,7 +63,7 @@ LoadedModel load(const ModelFlags& flags) {
   }
   loaded.model = load_model(path, flags.dtype);
   if (loaded.adapter) {
-    loaded.adapter->params = cast(loaded.adapter->params, loaded.model.dtype);
+    make_ready(*loaded.adapter, loaded.model);
   }
   return loaded;
 }

@@ -117,7 +117,9 @@ struct Change {
   }
   void operator()(Json* member) const {
     *member = Json{{"path", "org/set"}, {"train_split", "train[:80%]"}};
-    if (field.key == "parameter_groups") {
+    if (field.key == "lora_parameters.layers") {
+      *member = Json::array({Json{{"match", "*.down_proj"}, {"rank", 4}, {"alpha", 2.5}}});
+    } else if (field.key == "parameter_groups") {
       *member = Json::array({Json{{"match", "*.lora_b"}, {"learning_rate_ratio", 16}}});
     } else if (field.key == "lr_schedule.points") {
       *member =
@@ -144,6 +146,9 @@ RunConfig unusual(const std::string& optimizer, const std::string& schedule = "s
   if (optimizer == "sgd") {
     config.optimizer_config.sgd.dampening = 0; // nesterov
   }
+  config.fine_tune_type = "dora";
+  config.lora_parameters.use_rslora = false; // needs alpha, which displaces scale
+  config.lora_parameters.init = "default";   // not beside resume_adapter_file
   config.report_to = "tensorboard";
   config.seed = 18446744073709551615ULL;
   config.batch_tokens = 0;
@@ -159,7 +164,7 @@ TEST_CASE("defaults are valid, and mlx-lm's where mlx-lm has the key") {
   CHECK(to_json(config) == to_json(RunConfig()));
   CHECK(config.iters == 1000);
   CHECK(config.learning_rate == 1e-5);
-  CHECK(config.lora_scale() == 20.0);
+  CHECK(config.lora_parameters.layer_scale() == 20.0);
 }
 
 TEST_CASE("every field survives JSON and YAML and back") {
@@ -171,7 +176,8 @@ TEST_CASE("every field survives JSON and YAML and back") {
     const FieldList before = run_config_fields(config), defaults = run_config_fields(fresh);
     for (const Field& field : before.fields()) {
       const bool is_kept = field.is_optional() || field.key == "batch_tokens" || field.key == "quiet" ||
-                           field.key == "optimizer" || field.key == "optimizer_config.sgd.dampening";
+                           field.key == "optimizer" || field.key == "optimizer_config.sgd.dampening" ||
+                           field.key == "lora_parameters.use_rslora" || field.key == "lora_parameters.init";
       CHECK_MESSAGE((is_kept || field.value() != defaults.find(field.key)->value()), field.key);
     }
     REQUIRE_NOTHROW(validate(config));
@@ -208,7 +214,7 @@ TEST_CASE("keys that displace others survive JSON and YAML and back") {
   for (const RunConfig& again : {run_config_from_json(json), load(to_yaml(config))}) {
     CHECK(to_json(again) == json);
     CHECK(again.epochs == 2.5);
-    CHECK(again.lora_scale() == 2.0);
+    CHECK(again.lora_parameters.layer_scale() == 2.0);
     CHECK(again.batch_tokens == 4096);
     CHECK(again.num_warmup_steps() == 7);
   }
@@ -224,7 +230,7 @@ TEST_CASE("every field is settable by flag and by variable") {
     if (value == usual || !list.applies(field) || field.key == "compat" || field.key == "generate" ||
         field.key == "lora_parameters.keys" || field.key == "hf_dataset" || field.key == "data_format" ||
         field.key.find("template") != std::string::npos || field.key == "lr_schedule.arguments" ||
-        field.key == "parameter_groups") {
+        field.key == "parameter_groups" || field.key == "lora_parameters.layers") {
       continue; // not text of its own, or needs others beside it
     }
     CAPTURE(field.key);
@@ -364,9 +370,49 @@ TEST_CASE("a value of the wrong type or out of range names its place") {
         }).find("out of range") != std::string::npos);
 }
 
-TEST_CASE("what a later version brings is refused by name") {
-  CHECK(flag_error({"--fine-tune-type", "dora"}) ==
-        "--fine-tune-type: 'dora' is not in this version: use lora or full");
+TEST_CASE("a method's settings agree with each other") {
+  const auto with = [](const std::string& lora, const std::string& more = "") {
+    return yaml_error("lora_parameters: " + lora + "\n" + more);
+  };
+  CHECK(with("{use_rslora: true}") ==
+        "lora_parameters.use_rslora needs lora_parameters.alpha: its scale is alpha / sqrt(rank)");
+  CHECK(load("lora_parameters: {use_rslora: true, alpha: 6, rank: 4}\n").lora_parameters.layer_scale() == 3.0);
+  for (const std::string init : {"pissa_niter_", "pissa_niter_x", "pissa_niter_-1", "pissa4", "olora"}) {
+    CHECK(with("{init: " + init + "}") ==
+          "lora_parameters.init: " + init + " is not one of default, pissa, pissa_niter_N");
+  }
+  CHECK(load("lora_parameters: {init: pissa_niter_16}\n").lora_parameters.pissa_iterations() == 16);
+  CHECK(with("{init: pissa}", "fine_tune_type: dora") ==
+        "lora_parameters.init pissa is for fine_tune_type lora, not dora");
+  CHECK(with("{init: pissa}", "resume_adapter_file: a.safetensors")
+            .find("init pissa and resume_adapter_file exclude each other") != std::string::npos);
+  CHECK(with("{lr_ratio: 4}", "fine_tune_type: full") ==
+        "lora_parameters.lr_ratio means nothing to fine_tune_type full: it trains no adapter");
+  CHECK(with("{lr_ratio: 0}").find("lora_parameters.lr_ratio must be above 0") != std::string::npos);
+  CHECK(with("{layers: [{rank: 4}]}").find("lora_parameters.layers[0]: needs match") != std::string::npos);
+  CHECK(with("{layers: {match: x, rank: 0}}").find("layers[0].rank must be a whole number") !=
+        std::string::npos);
+  CHECK(with("{layers: [{match: x, alpha: 1, scale: 2}]}")
+            .find("layers[0]: alpha and scale exclude each other") != std::string::npos);
+  CHECK(yaml_error("neftune_alpha: -1").find("neftune_alpha must be at least 0") != std::string::npos);
+}
+
+TEST_CASE("rank and weight by layer: the first rule that fits") {
+  const auto lora = load(
+                        "lora_parameters:\n  rank: 4\n  alpha: 8\n  layers:\n"
+                        "  - {match: '*.layers.1.*', rank: 2}\n  - {match: '*.v_proj', scale: 7}\n"
+                        "  - {match: '*', alpha: 16}\n")
+                        .lora_parameters;
+  const auto rules = lora.layer_rules();
+  const auto own = [&](const std::string& layer) { return lora.with(*rule_of(rules, layer)); };
+  CHECK(own("model.layers.1.self_attn.v_proj").rank == 2);
+  CHECK(own("model.layers.1.self_attn.v_proj").layer_scale() == 4.0);
+  CHECK(own("model.layers.0.self_attn.v_proj").rank == 4);
+  CHECK(own("model.layers.0.self_attn.v_proj").layer_scale() == 7.0);
+  CHECK(own("lm_head").layer_scale() == 4.0);
+}
+
+TEST_CASE("an unknown schedule is refused with the choices") {
   CHECK(flag_error({"--lr-schedule", "wavy"}).find("--lr-schedule must be one of constant, linear, cosine") ==
         0);
 }
@@ -386,8 +432,8 @@ TEST_CASE("contradictions in one source are errors, a stronger source wins") {
   const RunConfig by_iters = load("epochs: 2\n", {"--iters", "500"});
   CHECK(by_iters.iters == 500);
   CHECK_FALSE(by_iters.epochs.has_value());
-  CHECK(load("lora_parameters:\n  scale: 20.0\n", {"--lora-alpha", "16"}).lora_scale() == 2.0);
-  CHECK(load("lora_parameters:\n  alpha: 16\n", {"--lora-scale", "5"}).lora_scale() == 5.0);
+  CHECK(load("lora_parameters:\n  scale: 20.0\n", {"--lora-alpha", "16"}).lora_parameters.layer_scale() == 2.0);
+  CHECK(load("lora_parameters:\n  alpha: 16\n", {"--lora-scale", "5"}).lora_parameters.layer_scale() == 5.0);
 }
 
 TEST_CASE("combinations that can't work are errors") {

@@ -4,7 +4,7 @@ Made with torch 2.15.0, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0, on 
 
     python tests/golden/make_peft_fixtures.py
 
-cases.json says of each case: base (the model's folder in tests/golden/llama), rank, scale, lora_plus_ratio and the
+cases.json says of each case: base (the model's folder in tests/golden/llama), PEFT's settings, and the
 optimizer's settings. <case>.safetensors holds, with factors named and laid out as mlx-lm does (PEFT's transposed):
     input_ids      [B, T] int32
     start.NAME     the trained parameters before the first step
@@ -155,8 +155,10 @@ def make_case(name, seed):
     if adapter is not None:
         config = LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **adapter)
         model = get_peft_model(model, config)
-        scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-        case |= dict(rank=config.r, scale=scale, rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern)
+        case |= dict(
+            rank=config.r, alpha=config.lora_alpha, use_rslora=config.use_rslora, pissa=pissa,
+            rank_pattern=config.rank_pattern, alpha_pattern=config.alpha_pattern,
+        )  # fmt: skip
     model.eval()
     parameters = trained(model)
     start_folder = tempfile.TemporaryDirectory()

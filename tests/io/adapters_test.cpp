@@ -137,8 +137,8 @@ TEST_CASE("damaged or incomplete adapter folders are refused in one line") {
   CHECK(contains(refuse(), "no such adapter file"));
 
   write_adapter(folder.path(), factors(spec));
-  change_config(folder.path(), [](Json& config) { config["fine_tune_type"] = "dora"; });
-  CHECK(contains(refuse(), "dora is not supported"));
+  change_config(folder.path(), [](Json& config) { config["fine_tune_type"] = "qora"; });
+  CHECK(contains(refuse(), "qora is not supported"));
   change_config(folder.path(), [](Json& config) { config["fine_tune_type"] = 3; });
   CHECK(contains(refuse(), "fine_tune_type"));
 

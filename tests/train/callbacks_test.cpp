@@ -62,6 +62,8 @@ struct Saving {
     options.save_adapter_config = [](const std::filesystem::path& to) {
       save_adapter_config(to, "lora", -1, {.rank = 4, .scale = 2.0F}, {}, Json::object());
     };
+    options.save_adapter = [](const std::filesystem::path& to, const std::string& file,
+                              const TrainState& state) { save_adapter_params(to, file, state.trainable); };
     return std::make_shared<SavingCallback>(folder, options);
   }
   std::vector<std::string> names() const {

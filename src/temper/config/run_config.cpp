@@ -97,10 +97,6 @@ RunConfig resolve(RunConfig& config, const FieldList& list, const std::vector<Se
 
 } // namespace
 
-double RunConfig::lora_scale() const {
-  return lora_parameters.alpha ? *lora_parameters.alpha / lora_parameters.rank : lora_parameters.scale;
-}
-
 int RunConfig::num_warmup_steps() const {
   return lr_schedule.warmup.value_or(warmup_steps);
 }
@@ -143,6 +139,11 @@ void validate(const RunConfig& config) {
   }
   if (config.quiet && config.verbose) {
     throw ConfigError("quiet and verbose exclude each other: give one of them");
+  }
+  check_lora(config.lora_parameters, config.fine_tune_type);
+  if (config.lora_parameters.is_pissa() && !config.resume_adapter_file.empty()) {
+    throw ConfigError("lora_parameters.init " + config.lora_parameters.init +
+                      " and resume_adapter_file exclude each other: both say where the factors start");
   }
   check_optimizer(config.optimizer, config.optimizer_config);
   check_schedule(config.lr_schedule, config.learning_rate);

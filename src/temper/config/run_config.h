@@ -9,27 +9,23 @@
 #include <vector>
 
 #include "temper/base/json.h"
+#include "temper/config/lora_parameters.h"
 #include "temper/config/optimizer_config.h"
 #include "temper/config/parameter_groups.h"
 #include "temper/config/schedule_config.h"
 
 namespace temper {
 
-// mlx-lm: `lora_parameters`.
-struct LoraParameters {
-  int rank = 8;
-  std::optional<double> alpha;   // scale = alpha / rank; not together with scale
-  double scale = 20.0;           // multiplies x A B
-  double dropout = 0.0;          // on the input of A
-  std::vector<std::string> keys; // e.g. self_attn.q_proj; empty: every linear of the block
-};
-
 struct RunConfig {
   // Model and method
   std::string model;
-  std::string fine_tune_type = "lora"; // lora, full
+  std::string fine_tune_type = "lora"; // lora, dora, full
   int num_layers = -1;                 // the last N blocks; -1: all
   LoraParameters lora_parameters;
+  bool train_norms = false;                   // beside the adapter
+  bool train_biases = false;                  // beside the adapter
+  std::vector<std::string> trainable_modules; // trained whole, beside the adapter: embed_tokens, lm_head ...
+  double neftune_alpha = 0.0;                 // noise on the embeddings while training; 0: none
   std::string resume_adapter_file;
   std::string resume;             // a run folder (its last checkpoint) or a checkpoint to go on from
   std::string dtype = "auto";     // auto, float32, bfloat16, float16
@@ -93,8 +89,6 @@ struct RunConfig {
   bool verbose = false;
   bool quiet = false;
 
-  // The scale that LoRA uses: alpha / rank if alpha is set, else scale.
-  double lora_scale() const;
   // Steps of warm-up: lr_schedule.warmup if set, else warmup_steps.
   int num_warmup_steps() const;
 };

@@ -3,37 +3,25 @@
 namespace temper {
 namespace {
 
-const std::string kLaterMethod = "is not in this version: use lora or full";
-
-void list_lora(FieldList& list, LoraParameters& c) {
-  list.add("rank", &c.rank, "rank of the update").at_least(1).alias("lora_rank");
-  list.add("alpha", &c.alpha, "the update's weight as PEFT counts it: scale = alpha / rank")
-      .above(0)
-      .alias("lora_alpha");
-  list.add("scale", &c.scale, "the update's weight")
-      .above(0)
-      .alias("lora_scale")
-      .unless("lora_parameters.alpha");
-  list.add("dropout", &c.dropout, "share of the update's inputs dropped while training")
-      .at_least(0)
-      .below(1)
-      .alias("lora_dropout");
-  list.add("keys", &c.keys, "linear layers to adapt, e.g. self_attn.q_proj,self_attn.v_proj; none named: all")
-      .commas()
-      .metavar("A,B")
-      .alias("lora_keys");
-}
-
 void list_model(FieldList& list, RunConfig& c) {
   list.group("Model and method");
   list.add("model", &c.model, "folder of the model to fine-tune (config.json, *.safetensors, tokenizer)")
       .letter('m')
       .metavar("DIR");
-  list.add("fine_tune_type", &c.fine_tune_type, "train small updates beside the weights, or the weights")
-      .one_of({"lora", "full"})
-      .refuse("dora", kLaterMethod);
+  list.add("fine_tune_type", &c.fine_tune_type,
+           "train small updates beside the weights, those and a magnitude a row, or the weights")
+      .one_of({"lora", "dora", "full"});
   list.add("num_layers", &c.num_layers, "train the last N blocks; -1: all").at_least(-1).mlx_lm(16);
-  list.nested("lora_parameters", [&](FieldList& nested) { list_lora(nested, c.lora_parameters); });
+  list.nested("lora_parameters", [&](FieldList& nested) { c.lora_parameters.list(nested); });
+  list.add("train_norms", &c.train_norms, "train the norms too, beside the adapter");
+  list.add("train_biases", &c.train_biases, "train the biases too, beside the adapter");
+  list.add("trainable_modules", &c.trainable_modules,
+           "layers to train whole beside the adapter: embed_tokens, lm_head ...")
+      .commas()
+      .metavar("A,B");
+  list.add("neftune_alpha", &c.neftune_alpha,
+           "NEFTune: noise on the embeddings while training, e.g. 5; 0: none")
+      .at_least(0);
   list.add("resume", &c.resume, "a run's folder, or one of its checkpoints, to go on from").metavar("DIR");
   list.add("resume_adapter_file", &c.resume_adapter_file, "adapters to start from").metavar("FILE");
   list.add("dtype", &c.dtype, "what the model computes in; auto: the model's own, float32 on a CPU")

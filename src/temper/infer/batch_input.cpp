@@ -130,8 +130,8 @@ std::string BatchArrays::shape_key() const {
   return key;
 }
 
-BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight,
-                      PackedAttention attention) {
+BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight, PackedAttention attention,
+                      bool with_lengths) {
   if (batch.empty()) {
     throw DataError("an empty batch reached the model");
   }
@@ -141,7 +141,7 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   BatchArrays result;
   result.packed = batch.packed;
   result.attention = attention;
-  result.has_lengths = depends_on_length(spec);
+  result.has_lengths = with_lengths || depends_on_length(spec);
   result.arrays.push_back(int_array(batch.tokens, {batch.rows, batch.width}));
   result.arrays.push_back(int_array(batch.positions, {batch.rows, batch.width}));
   if (attention == PackedAttention::host) {

@@ -28,7 +28,7 @@ struct BatchArrays {
   std::vector<mx::array> arrays;
   bool packed = false;
   PackedAttention attention = PackedAttention::dense_mask;
-  bool has_lengths = false; // ropes that depend on the length read them
+  bool has_lengths = false; // ropes that depend on the length, and NEFTune, read them
   bool has_real = false;    // experts' load balance leaves padding out
 
   // Two batches with equal keys have the same arrays in shape and meaning: one compiled step serves both.
@@ -37,7 +37,8 @@ struct BatchArrays {
 
 // Copies `batch` into arrays, for `attention` or, where that does not serve the model, documents; weights are
 // `weight` where a target counts, 0 elsewhere.
-BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight, PackedAttention attention);
+BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float weight, PackedAttention attention,
+                      bool with_lengths = false);
 
 struct DeviceBatch {
   DecoderInput input;

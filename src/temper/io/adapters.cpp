@@ -37,9 +37,23 @@ LoraConfig read_lora(const Json& config, const std::string& origin) {
     lora.rank = parameters.at("rank").get<int>();
     lora.scale = parameters.at("scale").get<float>();
     lora.dropout = parameters.value("dropout", 0.0F);
+    const auto ranks = parameters.value("ranks", Json::object());
+    for (const auto& [layer, rank] : ranks.items()) {
+      lora.layers[layer] = {rank.get<int>(), lora.scale};
+    }
     return lora;
   } catch (const Json::exception&) {
     throw CheckpointError(origin + ": lora_parameters needs rank and scale as numbers");
+  }
+}
+
+// Multiplies each layer's B by its own scale over the common one, or with `back` by the inverse.
+void carry_scales(Params& params, const LoraConfig& lora, bool back) {
+  for (const auto& [layer, own] : lora.layers) {
+    const auto it = params.find(layer + ".lora_b");
+    if (it != params.end() && own.scale != lora.scale) {
+      it->second = it->second * (back ? lora.scale / own.scale : own.scale / lora.scale);
+    }
   }
 }
 
@@ -62,37 +76,49 @@ Params read_params(const fs::path& file) {
                    "; was the adapter trained on another model?");
 }
 
-void check_factors(const fs::path& file, const Params& params, const DecoderSpec& spec, int rank) {
-  const auto allowed = adapter_shapes({.rank = rank}, matrix_layers(spec));
-  for (const auto& [name, array] : params) {
+// Every tensor that an adapter of this model may hold, with its shape.
+std::map<std::string, mx::Shape> allowed_tensors(const DecoderSpec& spec, const Adapter& adapter) {
+  std::map<std::string, mx::Shape> allowed;
+  if (adapter.fine_tune_type != "full") {
+    allowed = adapter_shapes(adapter.lora, matrix_layers(spec));
+  }
+  for (const auto& [name, shape] : expected_tensors(spec)) {
+    allowed[name] = shape;
+  }
+  return allowed;
+}
+
+void check_tensors(const fs::path& file, const Adapter& adapter, const DecoderSpec& spec) {
+  const auto allowed = allowed_tensors(spec, adapter);
+  for (const auto& [name, array] : adapter.params) {
     const auto it = allowed.find(name);
     if (it == allowed.end()) {
-      throw ModelError(file.string() + ": tensor " + name +
-                       " belongs to no layer of this model that can be adapted");
+      const bool magnitude = name.ends_with(".m") && adapter.fine_tune_type == "lora";
+      throw ModelError(file.string() + ": " +
+                       (magnitude
+                            ? "tensor " + name + " is DoRA's, but adapter_config.json says fine_tune_type lora"
+                        : is_adapter_tensor(name)
+                            ? "tensor " + name + " belongs to no layer of this model that can be adapted"
+                            : "this model has no tensor " + name));
     }
     if (array.shape() != it->second) {
       misfit(file, name, array.shape(), it->second);
-    }
-    const auto pair =
-        name.ends_with("_a") ? name.substr(0, name.size() - 1) + "b" : name.substr(0, name.size() - 1) + "a";
-    if (!params.contains(pair)) {
-      throw ModelError(file.string() + ": tensor " + name + " is there without " + pair);
     }
   }
 }
 
-void check_weights(const fs::path& file, const Params& params, const DecoderSpec& spec) {
-  std::map<std::string, mx::Shape> allowed;
-  for (const auto& [name, shape] : expected_tensors(spec)) {
-    allowed[name] = shape;
-  }
-  for (const auto& [name, array] : params) {
-    const auto it = allowed.find(name);
-    if (it == allowed.end()) {
-      throw ModelError(file.string() + ": this model has no tensor " + name);
+// A layer's parameters come together.
+void check_complete(const fs::path& file, const Adapter& adapter) {
+  for (const auto& [name, array] : adapter.params) {
+    if (!is_adapter_tensor(name)) {
+      continue;
     }
-    if (array.shape() != it->second) {
-      misfit(file, name, array.shape(), it->second);
+    const auto layer = name.substr(0, name.rfind('.'));
+    for (const auto* part : {".lora_a", ".lora_b", ".m"}) {
+      const bool needed = adapter.lora.dora || std::string(part) != ".m";
+      if (needed && !adapter.params.contains(layer + part)) {
+        throw ModelError(file.string() + ": tensor " + name + " is there without " + layer + part);
+      }
     }
   }
 }
@@ -113,19 +139,26 @@ Adapter load_adapter(const fs::path& path, const DecoderSpec& spec) {
   adapter.fine_tune_type = config.value("fine_tune_type", "lora");
   adapter.num_layers = config.value("num_layers", -1);
   adapter.params = read_params(file);
-  if (adapter.fine_tune_type == "lora") {
-    adapter.lora = read_lora(config, origin);
-    check_factors(file, adapter.params, spec, adapter.lora.rank);
-  } else if (adapter.fine_tune_type == "full") {
-    check_weights(file, adapter.params, spec);
-  } else {
-    throw CheckpointError(origin + ": fine_tune_type " + adapter.fine_tune_type +
-                          " is not supported; use lora or full");
+  const auto& type = adapter.fine_tune_type;
+  if (type != "lora" && type != "dora" && type != "full") {
+    throw CheckpointError(origin + ": fine_tune_type " + type + " is not supported; use lora, dora or full");
   }
+  if (type != "full") {
+    adapter.lora = read_lora(config, origin);
+    adapter.lora.dora = type == "dora";
+  }
+  check_tensors(file, adapter, spec);
+  check_complete(file, adapter);
   return adapter;
 }
 
-Params load_adapter_params(const fs::path& file, const Params& expected) {
+void make_ready(Adapter& adapter, const Model& model) {
+  adapter.params = forward_params(adapter.params, model.dtype);
+  mx::eval(values(adapter.params));
+  adapter.params.merge(fixed_dora_scales(model.spec, model.params, adapter.lora, adapter.params, model.dtype));
+}
+
+Params load_adapter_params(const fs::path& file, const Params& expected, const LoraConfig& lora) {
   auto params = read_params(file);
   for (const auto& [name, array] : expected) {
     const auto it = params.find(name);
@@ -142,20 +175,29 @@ Params load_adapter_params(const fs::path& file, const Params& expected) {
                        " is not trained by this run; do keys and num_layers match?");
     }
   }
+  carry_scales(params, lora, true);
   return params;
 }
 
-void save_adapter_params(const fs::path& folder, const std::string& file, const Params& params) {
-  save_safetensors(folder / file, params);
+void save_adapter_params(const fs::path& folder, const std::string& file, const Params& params,
+                         const LoraConfig& lora) {
+  auto written = params;
+  carry_scales(written, lora, false);
+  save_safetensors(folder / file, written);
 }
 
 void save_adapter_config(const fs::path& folder, const std::string& fine_tune_type, int num_layers,
                          const LoraConfig& lora, const std::vector<std::string>& keys, const Json& details) {
   Json config{{"fine_tune_type", fine_tune_type}, {"num_layers", num_layers}};
-  if (fine_tune_type == "lora") {
+  if (fine_tune_type != "full") {
     config["lora_parameters"] = {{"rank", lora.rank}, {"scale", lora.scale}, {"dropout", lora.dropout}};
     // Always written: without keys mlx-lm would also wrap what Temper leaves alone.
     config["lora_parameters"]["keys"] = keys;
+    for (const auto& [layer, own] : lora.layers) {
+      if (own.rank != lora.rank) {
+        config["lora_parameters"]["ranks"][layer] = own.rank;
+      }
+    }
   }
   for (const auto& [key, value] : details.items()) {
     if (!config.contains(key)) {

@@ -1,5 +1,6 @@
-// LoRA adapters in mlx-lm's format, both ways: adapters.safetensors ("model.layers.0.self_attn.q_proj.lora_a"
-// [I, R], ".lora_b" [R, O]) and adapter_config.json (fine_tune_type, num_layers, lora_parameters).
+// Adapters in mlx-lm's format, both ways: adapters.safetensors ("model.layers.0.self_attn.q_proj.lora_a"
+// [I, R], ".lora_b" [R, O], DoRA's ".m" [O]; what was trained whole beside them by the model's own names) and
+// adapter_config.json (fine_tune_type, num_layers, lora_parameters).
 // Format: docs/formats/adapters.md; source: mlx-lm's tuner/utils.py.
 #pragma once
 
@@ -8,27 +9,36 @@
 #include <string>
 
 #include "temper/base/json.h"
+#include "temper/io/model_folder.h"
 #include "temper/models/spec.h"
 #include "temper/nn/lora.h"
 
 namespace temper {
 
 struct Adapter {
-  std::string fine_tune_type = "lora"; // lora, full
+  std::string fine_tune_type = "lora"; // lora, dora, full
   int num_layers = -1;                 // as adapter_config.json says it
   LoraConfig lora;
-  Params params; // evaluated, fp32: factors, or for full the trained weights
+  Params params; // evaluated, fp32: factors and whole weights; make_ready() casts and adds to them
 };
 
 // `path`: a folder, or a *.safetensors file beside its adapter_config.json. Throws CheckpointError if a file
 // is missing or unreadable, ModelError naming the tensor that does not fit `spec`.
 Adapter load_adapter(const std::filesystem::path& path, const DecoderSpec& spec);
 
-// The factors alone, checked against the names and shapes of `expected` (resume_adapter_file).
-Params load_adapter_params(const std::filesystem::path& file, const Params& expected);
+// Prepares a loaded adapter for forward passes of `model`: its dtype, and what DoRA would compute anew each
+// token. Evaluated.
+void make_ready(Adapter& adapter, const Model& model);
 
-// Writes `file` ("adapters.safetensors", "0000100_adapters.safetensors") into `folder`, atomically.
-void save_adapter_params(const std::filesystem::path& folder, const std::string& file, const Params& params);
+// The parameters alone, checked against the names and shapes of `expected` (resume_adapter_file), whose layers
+// `lora` describes.
+Params load_adapter_params(const std::filesystem::path& file, const Params& expected,
+                           const LoraConfig& lora = {});
+
+// Writes `file` ("adapters.safetensors", "0000100_adapters.safetensors") into `folder`, atomically. Every layer
+// is written for lora.scale, the one that readers know: B carries what differs in a layer.
+void save_adapter_params(const std::filesystem::path& folder, const std::string& file, const Params& params,
+                         const LoraConfig& lora = {});
 
 // Writes adapter_config.json: mlx-lm's keys, then `details` (the run's resolved config).
 void save_adapter_config(const std::filesystem::path& folder, const std::string& fine_tune_type, int num_layers,

@@ -206,11 +206,8 @@ mx::array expert_layer(ForwardContext& context, const std::string& name, const E
       packed ? packed->format : QuantFormat{},
       optional(".lora_a"),
       optional(".lora_b")};
-  std::optional<mx::array> key;
-  if (weights.lora_a && context.dropout_key && context.lora.dropout > 0) {
-    key = fold_in(*context.dropout_key, context.dropout_site++);
-  }
-  return expert_linear(weights, order, x_PI, context.lora, key);
+  const auto key = weights.lora_a ? next_dropout_key(context) : std::nullopt;
+  return expert_linear(weights, order, x_PI, context.lora.of(name), key);
 }
 
 BlockOutput expert_mixture(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,

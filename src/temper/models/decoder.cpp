@@ -1,9 +1,31 @@
 #include "temper/models/decoder.h"
 
 #include "temper/models/block.h"
+#include "temper/nn/random.h"
 
 namespace temper {
 namespace {
+
+// Places of random draws outside the blocks, whose sites count from 0.
+constexpr std::uint32_t kEmbeddingSite = 0xff000000U;
+constexpr std::uint32_t kHeadSite = 0xff000001U;
+constexpr std::uint32_t kNoiseSite = 0xff000002U;
+
+// Uniform noise of +-alpha / sqrt(length E) on each embedding, with the length of its own text: packed rows
+// get what their texts would get alone.
+// Source: NEFTune, Jain et al. 2023, arXiv:2310.05914, algorithm 1.
+mx::array with_noise(const ForwardContext& context, const DecoderInput& input, const mx::array& x_BTE) {
+  if (!context.dropout_key || context.neftune_alpha <= 0) {
+    return x_BTE;
+  }
+  const auto lengths = input.lengths_BT ? mx::astype(*input.lengths_BT, mx::float32)
+                                        : mx::array(static_cast<float>(x_BTE.shape(1)));
+  const auto bounds = context.neftune_alpha / mx::sqrt(lengths * static_cast<float>(x_BTE.shape(2)));
+  const auto noise =
+      mx::random::uniform(-1.0F, 1.0F, x_BTE.shape(), mx::float32, fold_in(*context.dropout_key, kNoiseSite)) *
+      mx::expand_dims(bounds, -1);
+  return x_BTE + mx::astype(noise, x_BTE.dtype());
+}
 
 // The block, keeping only its inputs for the backward pass. checkpoint() differentiates explicit inputs
 // alone, so everything that may need a gradient is one; the rest is captured by value, since the backward
@@ -49,6 +71,28 @@ std::string head_layer(const DecoderSpec& spec) {
   return spec.tied_head ? spec.prefix + "embed_tokens" : spec.head;
 }
 
+// The head's adapter. A tied embedding's factors act the other way round.
+void add_adapter(const DecoderSpec& spec, const ForwardContext& context, Head& head) {
+  const auto& params = context.params;
+  const auto name = head_layer(spec);
+  const auto* a = params.find(name + ".lora_a");
+  if (a == nullptr) {
+    return;
+  }
+  const auto lora = context.lora.of(name);
+  const auto& b = params.at(name + ".lora_b");
+  const LoraPair pair = spec.tied_head ? LoraPair{mx::transpose(b), mx::transpose(*a)} : LoraPair{*a, b};
+  head.lora_a_ER = pair.a * lora.scale;
+  head.lora_b_RV = pair.b;
+  head.dropout = lora.dropout;
+  if (context.dropout_key) {
+    head.dropout_key = fold_in(*context.dropout_key, kHeadSite);
+  }
+  if (params.find(name + ".m") != nullptr) {
+    head.magnitude_V = dora_scale(params, name, pair, lora.scale, head.weight_VE.dtype());
+  }
+}
+
 } // namespace
 
 mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params) {
@@ -58,7 +102,9 @@ mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params) {
 DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input) {
   const auto pass = pass_input(spec, input);
   const auto dtype = compute_dtype(spec, context.params);
-  auto x = embed(context, spec.prefix + "embed_tokens", input.tokens_BT, spec.hidden_size, dtype);
+  context.dropout_site = kEmbeddingSite;
+  const auto embedding = spec.prefix + "embed_tokens";
+  auto x = with_noise(context, input, embed(context, embedding, input.tokens_BT, spec.hidden_size, dtype));
   if (spec.embedding_scale != 1.0F) {
     x = x * mx::array(spec.embedding_scale, dtype);
   }
@@ -93,6 +139,7 @@ Head decoder_head(const DecoderSpec& spec, const ForwardContext& context, bool t
   const auto dtype = compute_dtype(spec, context.params);
   Head head{.weight_VE = dense_weight(context.params, head_layer(spec), spec.hidden_size, dtype)};
   head.trainable = trainable;
+  add_adapter(spec, context, head);
   head.logit_scale = spec.logit_scale;
   head.softcap = spec.logit_softcap;
   return head;

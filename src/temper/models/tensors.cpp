@@ -141,7 +141,7 @@ bool selects(const DecoderSpec& spec, const std::vector<std::string>& keys, cons
   return std::any_of(keys.begin(), keys.end(), [&](const auto& key) { return names_layer(spec, key, layer); });
 }
 
-void check_keys(const DecoderSpec& spec, const std::vector<std::string>& keys) {
+void check_keys(const DecoderSpec& spec, const std::vector<std::string>& keys, const std::string& setting) {
   const auto layers = matrix_layers(spec);
   for (const auto& key : keys) {
     if (std::any_of(layers.begin(), layers.end(),
@@ -155,8 +155,7 @@ void check_keys(const DecoderSpec& spec, const std::vector<std::string>& keys) {
         choices += (choices.empty() ? "" : ", ") + name;
       }
     }
-    throw ConfigError("lora_parameters.keys: " + key + " matches no layer of this model; choose from " +
-                      choices);
+    throw ConfigError(setting + ": " + key + " matches no layer of this model; choose from " + choices);
   }
 }
 
@@ -229,8 +228,8 @@ std::int64_t num_parameters(const DecoderSpec& spec) {
 }
 
 std::vector<MatrixLayer> adaptable_layers(const DecoderSpec& spec, int num_layers,
-                                          const std::vector<std::string>& keys) {
-  check_keys(spec, keys);
+                                          const std::vector<std::string>& keys, const std::string& setting) {
+  check_keys(spec, keys, setting);
   if (num_layers > spec.num_layers) {
     throw ConfigError("num_layers: " + std::to_string(num_layers) + " asked for, but the model has " +
                       std::to_string(spec.num_layers) + " layers; -1 means all");

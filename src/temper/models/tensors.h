@@ -47,8 +47,9 @@ std::string layer_key(const DecoderSpec& spec, const std::string& layer);
 // The layers of the last `num_layers` blocks (-1: all) that adapters go on, in the blocks' order. `keys` (e.g.
 // "self_attn.q_proj", "embed_tokens", "lm_head"; outside of the blocks the last part will do) selects; empty:
 // every linear and expert layer of the blocks, no router. Throws ConfigError naming a key that matches none,
-// with the choices.
+// with the choices; `setting` is where the keys were given.
 std::vector<MatrixLayer> adaptable_layers(const DecoderSpec& spec, int num_layers,
-                                          const std::vector<std::string>& keys);
+                                          const std::vector<std::string>& keys,
+                                          const std::string& setting = "lora_parameters.keys");
 
 } // namespace temper

@@ -7,15 +7,18 @@ namespace temper {
 
 namespace {
 
-// x W^T + bias: the layer without its adapter.
-mx::array base_linear(const ParamView& params, const std::string& name, const mx::array& x) {
-  const auto* bias = params.find(name + ".bias");
-  if (const auto packed = packed_weight(params, name, x.shape(-1))) {
-    const auto y = packed_matmul(x, *packed);
-    return bias != nullptr ? y + mx::astype(*bias, x.dtype()) : y;
+// Rows of the embedding, unadapted.
+mx::array embedding_rows(const ParamView& params, const std::string& name, const mx::array& tokens,
+                         int features, mx::Dtype dtype) {
+  if (auto packed = packed_weight(params, name, features)) {
+    packed->weight = mx::take(packed->weight, tokens, 0);
+    packed->scales = mx::take(packed->scales, tokens, 0);
+    if (packed->biases) {
+      packed->biases = mx::take(*packed->biases, tokens, 0);
+    }
+    return dequantize(*packed, dtype);
   }
-  const auto weight_IO = mx::transpose(dense_weight(params, name, x.shape(-1), x.dtype()));
-  return bias != nullptr ? mx::addmm(mx::astype(*bias, x.dtype()), x, weight_IO) : mx::matmul(x, weight_IO);
+  return mx::astype(mx::take(params.at(name + ".weight"), tokens, 0), dtype);
 }
 
 } // namespace
@@ -44,30 +47,74 @@ mx::array dense_weight(const ParamView& params, const std::string& name, int in_
   return mx::astype(weight, dtype);
 }
 
-mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, int features,
-                mx::Dtype dtype) {
-  if (auto packed = packed_weight(context.params, name, features)) {
-    packed->weight = mx::take(packed->weight, tokens, 0);
-    packed->scales = mx::take(packed->scales, tokens, 0);
-    if (packed->biases) {
-      packed->biases = mx::take(*packed->biases, tokens, 0);
-    }
-    return dequantize(*packed, dtype);
+mx::array weight_product(const ParamView& params, const std::string& name, const mx::array& x,
+                         const mx::array* bias) {
+  if (const auto packed = packed_weight(params, name, x.shape(-1))) {
+    const auto y = packed_matmul(x, *packed);
+    return bias != nullptr ? y + mx::astype(*bias, x.dtype()) : y;
   }
-  return mx::astype(mx::take(context.params.at(name + ".weight"), tokens, 0), dtype);
+  const auto weight_IO = mx::transpose(dense_weight(params, name, x.shape(-1), x.dtype()));
+  return bias != nullptr ? mx::addmm(mx::astype(*bias, x.dtype()), x, weight_IO) : mx::matmul(x, weight_IO);
+}
+
+std::optional<mx::array> next_dropout_key(ForwardContext& context) {
+  if (!context.dropout_key || context.lora.dropout <= 0) {
+    return std::nullopt;
+  }
+  return fold_in(*context.dropout_key, context.dropout_site++);
+}
+
+mx::array dora_scale(const ParamView& params, const std::string& name, const LoraPair& pair, float scale,
+                     mx::Dtype dtype) {
+  if (const auto* fixed = params.find(name + ".dora_scale")) {
+    return *fixed;
+  }
+  const auto a_RI = mx::transpose(mx::astype(pair.a, dtype));
+  const auto* known = params.find(name + ".weight_norm");
+  const auto norms_O = known != nullptr ? *known : row_norms(dense_weight(params, name, a_RI.shape(1), dtype));
+  const auto wa_RO = weight_product(params, name, mx::stop_gradient(a_RI));
+  return mx::astype(params.at(name + ".m"), mx::float32) / adapted_row_norms(norms_O, wa_RO, pair, scale);
 }
 
 mx::array linear(ForwardContext& context, const std::string& name, const mx::array& x) {
-  const auto y = base_linear(context.params, name, x);
-  const auto* a = context.params.find(name + ".lora_a");
+  const auto& params = context.params;
+  const auto* bias = params.find(name + ".bias");
+  const auto* a = params.find(name + ".lora_a");
   if (a == nullptr) {
+    return weight_product(params, name, x, bias);
+  }
+  const auto lora = context.lora.of(name);
+  const LoraPair pair{*a, params.at(name + ".lora_b")};
+  const auto key = next_dropout_key(context);
+  if (params.find(name + ".m") == nullptr) {
+    return apply_lora(lora, pair, x, weight_product(params, name, x, bias), key);
+  }
+  const auto scale_O = mx::astype(dora_scale(params, name, pair, lora.scale, x.dtype()), x.dtype());
+  const auto y = apply_lora(lora, pair, x, weight_product(params, name, x), key) * scale_O;
+  return bias != nullptr ? y + mx::astype(*bias, x.dtype()) : y;
+}
+
+mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, int features,
+                mx::Dtype dtype) {
+  const auto& params = context.params;
+  const auto rows = embedding_rows(params, name, tokens, features, dtype);
+  const auto* a_VR = params.find(name + ".lora_a");
+  if (a_VR == nullptr) {
+    return rows;
+  }
+  const auto lora = context.lora.of(name);
+  const auto b_RE = mx::astype(params.at(name + ".lora_b") * lora.scale, dtype);
+  const auto update = mx::matmul(mx::astype(mx::take(*a_VR, tokens, 0), dtype), b_RE);
+  const auto key = next_dropout_key(context);
+  const auto y = rows + (key ? dropout(update, lora.dropout, *key) : update);
+  const auto* m_V = params.find(name + ".m");
+  if (m_V == nullptr) {
     return y;
   }
-  std::optional<mx::array> key;
-  if (context.dropout_key && context.lora.dropout > 0) {
-    key = fold_in(*context.dropout_key, context.dropout_site++);
-  }
-  return apply_lora(context.lora, {*a, context.params.at(name + ".lora_b")}, x, y, key);
+  // The tokens' rows are all here: their norms need no detour.
+  const auto norms = mx::stop_gradient(mx::maximum(row_norms(rows + update), mx::array(kSmallestNorm)));
+  const auto factors = mx::astype(mx::take(*m_V, tokens, 0), mx::float32) / norms;
+  return y * mx::astype(mx::expand_dims(factors, -1), dtype);
 }
 
 } // namespace temper

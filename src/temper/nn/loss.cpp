@@ -7,6 +7,7 @@
 
 #include "temper/nn/host_kernels.h"
 #include "temper/nn/host_op.h"
+#include "temper/nn/random.h"
 
 namespace temper {
 namespace {
@@ -57,8 +58,12 @@ HeadParts make_parts(const Head& head, mx::Dtype dtype) {
 }
 
 std::optional<mx::array> low_rank(const Head& head, const mx::array& hidden) {
-  return head.lora_a_ER ? std::optional(mx::matmul(hidden, mx::astype(*head.lora_a_ER, hidden.dtype())))
-                        : std::nullopt;
+  if (!head.lora_a_ER) {
+    return std::nullopt;
+  }
+  const bool drops = head.dropout_key && head.dropout > 0;
+  const auto x = drops ? dropout(hidden, head.dropout, *head.dropout_key) : hidden;
+  return mx::matmul(x, mx::astype(*head.lora_a_ER, hidden.dtype()));
 }
 
 mx::array add_update(const HeadParts& head, const mx::array& y, const std::optional<mx::array>& update) {

@@ -26,6 +26,8 @@ struct Head {
   bool trainable = false;                 // a gradient in W is wanted
   std::optional<mx::array> lora_a_ER{};   // times the adapter's scale
   std::optional<mx::array> lora_b_RV{};   // with lora_a_ER
+  float dropout = 0.0F;                   // probability, on the input of lora_a_ER
+  std::optional<mx::array> dropout_key{}; // uint32 [2]; none outside training
   std::optional<mx::array> magnitude_V{}; // a factor a row of W (DoRA)
   float logit_scale = 1.0F;
   float softcap = 0.0F; // logits z become softcap tanh(z / softcap); 0: none

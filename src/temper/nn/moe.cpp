@@ -187,10 +187,11 @@ Params init_expert_lora(const LoraConfig& config, const std::vector<std::pair<st
     const int experts = shape.at(0);
     const int out = shape.at(1);
     const int in = shape.at(2);
+    const int rank = config.of(name).rank;
     const float bound = 1.0F / std::sqrt(static_cast<float>(in));
-    params.insert_or_assign(name + ".lora_a", mx::random::uniform(-bound, bound, {experts, config.rank, in},
+    params.insert_or_assign(name + ".lora_a", mx::random::uniform(-bound, bound, {experts, rank, in},
                                                                   mx::float32, named_key(seed, name)));
-    params.insert_or_assign(name + ".lora_b", mx::zeros({experts, out, config.rank}, mx::float32));
+    params.insert_or_assign(name + ".lora_b", mx::zeros({experts, out, rank}, mx::float32));
   }
   mx::eval(values(params));
   return params;

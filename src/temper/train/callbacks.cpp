@@ -183,8 +183,8 @@ void SavingCallback::save(Trainer& trainer) {
   const auto name = checkpoint_name(state.step);
   const auto path = folder_.checkpoints() / name;
   options_.save_adapter_config(folder_.path());
-  save_adapter_params(folder_.path(), name + "_adapters.safetensors", state.trainable);
-  save_adapter_params(folder_.path(), "adapters.safetensors", state.trainable);
+  options_.save_adapter(folder_.path(), name + "_adapters.safetensors", state);
+  options_.save_adapter(folder_.path(), "adapters.safetensors", state);
   save_checkpoint(path, state, options_.details);
   last_saved_ = state.step;
   prune(path);
@@ -197,7 +197,7 @@ void SavingCallback::save_best(Trainer& trainer) {
   const auto path = folder_.checkpoints() / "best";
   make_directories(path);
   options_.save_adapter_config(path);
-  save_adapter_params(path, "adapters.safetensors", trainer.state().trainable);
+  options_.save_adapter(path, "adapters.safetensors", trainer.state());
   trainer.emit("checkpoint", {{"path", path.string()}, {"kind", "best"}});
   trainer.notify_after_checkpoint(path);
 }

@@ -71,7 +71,9 @@ struct SavingOptions {
   int save_every = 100;     // steps
   int keep_checkpoints = 3; // newest whole checkpoints kept; 0: all
   Json details;             // kept in each checkpoint: the run's resolved config
-  std::function<void(const std::filesystem::path&)> save_adapter_config; // into an adapter's folder
+  // Into a folder: adapter_config.json; the parameters as the file of that name.
+  std::function<void(const std::filesystem::path&)> save_adapter_config;
+  std::function<void(const std::filesystem::path&, const std::string&, const TrainState&)> save_adapter;
 };
 
 // Whole checkpoints and adapters every `save_every` steps and at the end, the best adapters at each new best

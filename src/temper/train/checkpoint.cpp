@@ -26,6 +26,7 @@ Params gather(const TrainState& state) {
   add(all, "trainable.", state.trainable);
   add(all, "optimizer.", state.optimizer);
   add(all, "accumulator.", state.accumulator);
+  add(all, "start.", state.start);
   all.emplace("count", state.count);
   all.emplace("loss_scale", state.loss_scale);
   all.emplace("good_steps", state.good_steps);
@@ -103,6 +104,7 @@ Json load_checkpoint(const fs::path& folder, TrainState& state) {
   }
   restore(file, all, "trainable.", state.trainable);
   restore(file, all, "optimizer.", state.optimizer);
+  restore(file, all, "start.", state.start);
   state.accumulator.clear();
   for (const auto& [name, array] : state.trainable) {
     if (const auto it = all.find("accumulator." + name); it != all.end()) {

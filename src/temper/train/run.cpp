@@ -17,10 +17,10 @@
 #include "temper/io/adapters.h"
 #include "temper/models/adapter_params.h"
 #include "temper/nn/device.h"
-#include "temper/quant/quant_config.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
 #include "temper/train/tensorboard.h"
+#include "temper/train/trainable.h"
 
 namespace temper {
 namespace {
@@ -33,9 +33,7 @@ struct Run {
   Model model;
   std::shared_ptr<const Tokenizer> tokenizer;
   PreparedData data;
-  LoraConfig lora;
-  std::vector<std::string> lora_keys; // of the adapted layers, within a block
-  Params trainable;
+  Method method;
 };
 
 bool is_full(const RunConfig& config) {
@@ -60,51 +58,12 @@ fs::path run_path(const RunConfig& config) {
          ((name.has_filename() ? name : name.parent_path()).filename().string() + "-" + stamp);
 }
 
-// The parameters that train, fp32: fresh factors, or the model's own weights as masters.
-Params make_trainable(Run& run) {
-  const auto& config = run.config;
-  const auto layers = adaptable_layers(run.model.spec, config.num_layers, config.lora_parameters.keys);
-  if (!is_full(config)) {
-    for (const auto& layer : layers) {
-      const auto key = layer_key(run.model.spec, layer.name);
-      if (std::find(run.lora_keys.begin(), run.lora_keys.end(), key) == run.lora_keys.end()) {
-        run.lora_keys.push_back(key);
-      }
-    }
-    return init_adapter(run.lora, layers, config.seed);
-  }
-  const int first = config.num_layers < 0 ? 0 : run.model.spec.num_layers - config.num_layers;
-  // mlx-lm leaves what is outside the blocks alone even when it trains all of them.
-  const bool beyond_blocks = config.num_layers < 0 && config.compat != "mlx-lm";
-  Params trainable;
-  for (const auto& [name, array] : run.model.params) {
-    const auto block = block_of(run.model.spec, name);
-    if (block ? *block >= first : beyond_blocks) {
-      trainable.emplace(name, mx::astype(array, mx::float32));
-    }
-  }
-  mx::eval(values(trainable));
-  return trainable;
-}
-
 // A fresh run among another's checkpoints would prune and resume the wrong ones.
 void refuse_used_folder(const RunConfig& config) {
   if (config.train && config.resume.empty() && !list_checkpoints(run_path(config) / "checkpoints").empty()) {
     const auto path = run_path(config).string();
     throw ConfigError(path + ": holds another run's checkpoints; go on with it (--resume " + path +
                       "), name another --run-dir, or delete it");
-  }
-}
-
-// Steps of training are far smaller than those between packed values.
-void refuse_full_training_of_packed(const RunConfig& config, const Json& description) {
-  const auto quantization = read_quant_config(description, config.model);
-  if (is_full(config) && quantization.base) {
-    throw ConfigError("fine_tune_type: full needs unquantized weights, and those of " + config.model +
-                      " are (" + describe(*quantization.base) +
-                      "); train with lora, or unpack them first: temper convert "
-                      "--dequantize --model " +
-                      config.model + " --out DIR");
   }
 }
 
@@ -117,16 +76,16 @@ Run prepare(const RunConfig& config) {
   refuse_used_folder(config);
   Json description;
   const auto spec = load_spec(config.model, &description);
-  refuse_full_training_of_packed(config, description);
-  adaptable_layers(spec, config.num_layers, config.lora_parameters.keys);
-  run.lora = {config.lora_parameters.rank, static_cast<float>(config.lora_scale()),
-              static_cast<float>(config.lora_parameters.dropout)};
+  check_method(config, spec, description);
   run.tokenizer = Tokenizer::load(config.model);
   run.data = prepare_data(config, run.tokenizer, spec.vocab_size);
   run.model = load_model(config.model, config.dtype);
-  run.trainable = make_trainable(run);
+  if (config.train || !config.resume_adapter_file.empty()) {
+    run.method = make_method(config, run.model);
+  }
   if (!config.resume_adapter_file.empty()) {
-    run.trainable = load_adapter_params(config.resume_adapter_file, run.trainable);
+    auto& trainable = run.method.trainable;
+    trainable = load_adapter_params(config.resume_adapter_file, trainable, run.method.lora);
   }
   return run;
 }
@@ -173,21 +132,18 @@ TrainerOptions trainer_options(const RunConfig& config, const Run& run) {
 
 StepOptions step_options(const RunConfig& config, const Run& run) {
   StepOptions options;
-  options.lora = run.lora;
-  options.optimizer =
-      make_optimizer(config.optimizer, config.optimizer_config, read_parameter_groups(config.parameter_groups));
+  options.lora = run.method.lora;
+  options.optimizer = make_optimizer(config.optimizer, config.optimizer_config, method_groups(config));
   options.max_grad_norm = config.max_grad_norm;
   options.checkpoint = config.grad_checkpoint;
+  options.neftune_alpha = config.neftune_alpha;
   options.scale_loss = run.model.dtype == mx::float16;
   return options;
 }
 
 DatasetLoss evaluate_split(const Run& run, const Params& trainable, EvalBatches& batches) {
-  Params weights;
-  for (const auto& [name, array] : trainable) {
-    weights.emplace(name, mx::astype(array, run.model.dtype));
-  }
-  return evaluate_loss(ModelView(run.model.spec, run.model.params, weights, run.lora), batches);
+  const auto weights = forward_params(trainable, run.model.dtype);
+  return evaluate_loss(ModelView(run.model.spec, run.model.params, weights, run.method.lora), batches);
 }
 
 std::int64_t size_of(const std::shared_ptr<const TokenDataset>& data) {
@@ -237,16 +193,16 @@ Json test_split(const Run& run, const Params& trainable, const LoaderOptions& lo
 void answer_prompts(const Run& run, const Params& trainable, Trainer& trainer) {
   GenerationOptions options;
   options.max_tokens = run.config.generate_tokens;
-  const Params none;
+  const auto& base_adapter = trainer.state().start; // PiSSA's base is whole with it alone
   for (const auto& prompt : run.config.generate) {
     PromptOptions prompting;
     prompting.system = run.config.system_prompt;
     const auto tokens = encode_prompt(*run.tokenizer, prompt, prompting);
     const auto answer = [&](const Params& weights) {
-      Generator generator(ModelView(run.model.spec, run.model.params, weights, run.lora), run.tokenizer);
+      Generator generator(ModelView(run.model.spec, run.model.params, weights, run.method.lora), run.tokenizer);
       return generator.generate(tokens, options).text;
     };
-    const auto base = answer(none);
+    const auto base = answer(base_adapter);
     trainer.emit("sample", {{"prompt", prompt}, {"base", base}, {"tuned", answer(trainable)}});
   }
 }
@@ -272,7 +228,8 @@ class RunInProgress {
   }
 
   RunResult execute() {
-    auto state = step_.initial_state(std::move(run_.trainable), run_.config.seed);
+    auto state = step_.initial_state(std::move(run_.method.trainable), run_.config.seed);
+    state.start = run_.method.start;
     auto options = trainer_options(run_.config, run_);
     if (!run_.config.resume.empty()) {
       restore(run_, state);
@@ -280,6 +237,7 @@ class RunInProgress {
         *options.loader.mlx_lm_random = MlxLmRandom::from_json(state.mlx_lm_random);
       }
     }
+    split_off_start(run_.model, run_.method.lora, state.start);
     Trainer trainer(step_, std::move(state), run_.data.train, std::move(options));
     // From here on the run exists: what fails now is recorded in its folder.
     folder_.create();
@@ -342,8 +300,12 @@ class RunInProgress {
     saving.keep_checkpoints = config.keep_checkpoints;
     saving.details = {{"config", to_json(config)}, {"dataset_fingerprint", run_.data.fingerprint}};
     saving.save_adapter_config = [this](const fs::path& folder) {
-      save_adapter_config(folder, run_.config.fine_tune_type, run_.config.num_layers, run_.lora, run_.lora_keys,
+      save_adapter_config(folder, run_.config.fine_tune_type, run_.config.num_layers,
+                          portable_config(run_.method.lora, run_.method.start), run_.method.keys,
                           to_json(run_.config));
+    };
+    saving.save_adapter = [this](const fs::path& folder, const std::string& file, const TrainState& state) {
+      save_adapter_params(folder, file, portable_params(state.trainable, state.start), run_.method.lora);
     };
     trainer.add_callback(std::make_shared<SavingCallback>(folder_, std::move(saving)));
     if (hooks_.interrupt != nullptr) {
@@ -407,8 +369,9 @@ RunResult test_only(const RunConfig& config, const RunHooks& hooks) {
   Run run = prepare(config);
   if (!config.adapter_path.empty()) {
     auto adapter = load_adapter(config.adapter_path, run.model.spec);
-    run.lora = adapter.lora;
-    run.trainable = std::move(adapter.params);
+    make_ready(adapter, run.model);
+    run.method.lora = adapter.lora;
+    run.method.trainable = std::move(adapter.params);
   }
   const auto emit = [&](const std::string& type, const Json& data) {
     for (auto* sink : hooks.sinks) {
@@ -416,7 +379,7 @@ RunResult test_only(const RunConfig& config, const RunHooks& hooks) {
     }
   };
   Json summary{{"reason", "completed"}};
-  summary.update(test_split(run, run.trainable, loader_options(config), emit));
+  summary.update(test_split(run, run.method.trainable, loader_options(config), emit));
   emit("finished", summary);
   return {"completed", "", 0, summary};
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "temper/models/adapter_params.h"
 #include "temper/nn/random.h"
 
 namespace temper {
@@ -39,14 +40,6 @@ void append(std::vector<mx::array>& arrays, const Params& params) {
   for (const auto& [name, array] : params) {
     arrays.push_back(array);
   }
-}
-
-Params cast(const Params& params, mx::Dtype dtype) {
-  Params result;
-  for (const auto& [name, array] : params) {
-    result.emplace_hint(result.end(), name, mx::astype(array, dtype));
-  }
-  return result;
 }
 
 // `fresh` where `ok`, else `old`: how a non-finite step changes nothing.
@@ -90,7 +83,8 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
   }
   const auto layout =
       to_arrays(batch, model_.spec, weight,
-                options_.attention.value_or(default_packed_attention(model_.spec, model_.dtype)));
+                options_.attention.value_or(default_packed_attention(model_.spec, model_.dtype)),
+                options_.neftune_alpha > 0);
   auto& compiled = gradient_functions_[layout.shape_key()];
   if (!compiled) {
     auto description = layout;
@@ -126,8 +120,9 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
 
   const auto loss_of = [&](const std::vector<mx::array>& values) {
     // fp32 masters compute in the model's dtype; the gradient comes back to them in fp32.
-    const auto weights = cast(with_values(names, values), model_.dtype);
+    const auto weights = forward_params(with_values(names, values), model_.dtype);
     ForwardContext context{ParamView(frozen, &weights), options_.lora, key};
+    context.neftune_alpha = static_cast<float>(options_.neftune_alpha);
     const auto out = decoder_output(model_.spec, context, batch.input);
     const auto head = decoder_head(model_.spec, context, names.contains(head_weight_name(model_.spec)));
     std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets)};

@@ -24,6 +24,7 @@ struct StepOptions {
   LoraConfig lora;
   Optimizer optimizer;
   double max_grad_norm = 1.0;                 // 0: no clipping
+  double neftune_alpha = 0.0;                 // noise on the embeddings; 0: none
   bool checkpoint = false;                    // recompute blocks in the backward pass
   bool scale_loss = false;                    // dynamic loss scaling, for fp16
   int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
