@@ -14,7 +14,7 @@ namespace temper::test {
 
 inline const std::filesystem::path kFamilyFixtures = std::filesystem::path(TEMPER_TEST_DATA) / "families";
 
-// The fixtures' folders; a family joins when its reader is there.
+// The fixtures' folders.
 inline const std::vector<std::string>& family_names() {
   static const std::vector<std::string> kNames{
       "gemma2",       "gemma3",    "gemma3_text", "gemma3_text_new",  "gpt_oss",     "granite",

@@ -2,6 +2,9 @@
 // hold for each: nothing unknown in its config, saving and loading, training, packing.
 #include "models/families.h"
 
+#include <set>
+
+#include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/models/registry.h"
 #include "train/support.h"
@@ -141,6 +144,14 @@ std::pair<float, Params> lora_gradients(const Model& model, const Params& factor
 
 } // namespace
 
+TEST_CASE("every fixture is tested") {
+  std::set<std::string> folders;
+  for (const auto& entry : std::filesystem::directory_iterator(kFamilyFixtures)) {
+    folders.insert(entry.path().filename().string());
+  }
+  CHECK(folders == std::set<std::string>(family_names().begin(), family_names().end()));
+}
+
 TEST_CASE("logits agree with transformers to 1e-4 in fp32") {
   for (const auto& name : family_names()) {
     CAPTURE(name);
@@ -191,6 +202,46 @@ TEST_CASE("configs as the hub has them are read without a warning") {
     read_spec(read_json(kFamilyFixtures / name / "config.json"), name + " read for its warnings");
     CHECK(log.lines == "");
     log.lines.clear();
+  }
+}
+
+TEST_CASE("whatever stands in a config, reading it ends in a spec or a ModelError") {
+  const std::vector<Json> strange{0,
+                                  -1,
+                                  1,
+                                  0.5,
+                                  true,
+                                  "x",
+                                  nullptr,
+                                  Json::array(),
+                                  Json::object(),
+                                  Json::array({0}),
+                                  Json::array({-1}),
+                                  Json::array({"x"})};
+  const auto try_each = [&](const Json& config, Json& changed, const Json::json_pointer& place) {
+    for (const auto& value : strange) {
+      changed = config;
+      changed[place] = value;
+      try {
+        read_spec(changed, "changed");
+      } catch (const ModelError& error) {
+        CHECK(std::string(error.what()).starts_with("changed"));
+      }
+    }
+  };
+  LogLines log;
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto config = read_json(kFamilyFixtures / name / "config.json");
+    Json changed;
+    CAPTURE(changed);
+    const auto flat = config.flatten();
+    for (const auto& [key, value] : flat.items()) {
+      try_each(config, changed, Json::json_pointer(key));
+    }
+    for (const auto& [key, value] : config.items()) {
+      try_each(config, changed, Json::json_pointer("/" + key));
+    }
   }
 }
 
@@ -310,6 +361,6 @@ TEST_CASE("in bfloat16 most tokens' logits stay near") {
     const auto error = mx::sqrt(mx::mean(mx::square(found - wanted), 2)) / mx::std(wanted);
     // The median: where a token goes to another expert, it is far off.
     const auto sorted = mx::sort(mx::flatten(error));
-    CHECK(mx::take(sorted, static_cast<int>(sorted.size()) / 2).item<float>() < 0.05F);
+    CHECK(mx::take(sorted, static_cast<int>(sorted.size()) / 2).item<float>() < 0.1F);
   }
 }

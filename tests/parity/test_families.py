@@ -48,6 +48,7 @@ CASES = {
     "mixtral_window": NO_WINDOW,
     "qwen3_moe": {},
     "qwen3_moe_sparse": {},
+    "gpt_oss_mxfp4": {"swiglu_limit": 7.0},  # the only limit it has
     "qwen3_5": {},
     "qwen3_5_moe": {},
 }
@@ -58,6 +59,7 @@ ADAPTED = {  # and the layers to adapt, beside attention's
     "lfm2": ["conv.in_proj", "conv.out_proj", "feed_forward.w1"],
     "gemma3": ["mlp.gate_proj"],
     "qwen3_5": ["linear_attn.in_proj_qkv", "linear_attn.out_proj", "mlp.down_proj"],
+    "gpt_oss_mxfp4": ["mlp.experts.gate_proj", "mlp.experts.down_proj"],
 }
 MAX_SEQ_LENGTH = 64
 

@@ -50,6 +50,10 @@ int ConfigReader::positive(const std::string& key) {
   return value;
 }
 
+int ConfigReader::positive(const std::string& key, int fallback) {
+  return find(key) == nullptr ? fallback : positive(key);
+}
+
 int ConfigReader::integer(const std::string& key, int fallback) {
   return find(key) == nullptr ? fallback : integer(key);
 }

@@ -24,6 +24,7 @@ class ConfigReader {
   int positive(const std::string& key); // also if it is < 1
   // `fallback` if the key is absent or null; throw ModelError if it is of another type.
   int integer(const std::string& key, int fallback);
+  int positive(const std::string& key, int fallback); // also if it is < 1
   float number(const std::string& key, float fallback);
   bool boolean(const std::string& key, bool fallback);
   std::string text(const std::string& key, const std::string& fallback);

@@ -57,6 +57,12 @@ void check_spec(const DecoderSpec& spec, const ConfigReader& config) {
                     ? "the key intermediate_size is missing"
                     : "intermediate_size must be at least 1, but is " + std::to_string(spec.intermediate_size));
   }
+  if (spec.attention_softcap < 0.0F || spec.logit_softcap < 0.0F) {
+    config.fail("attn_logit_softcapping and final_logit_softcapping must not be negative");
+  }
+  if (!std::isfinite(spec.attention_scale) || spec.attention_scale < 0.0F) {
+    config.fail("the attention scores' scale must be positive");
+  }
   const auto& routing = spec.moe.routing;
   if (spec.moe.num_experts > 0 && (routing.num_chosen < 1 || routing.num_chosen > spec.moe.num_experts)) {
     config.fail("num_experts_per_tok (" + std::to_string(routing.num_chosen) + ") must lie between 1 and the " +
@@ -206,18 +212,30 @@ DecoderSpec read_common(ConfigReader& config) {
   return spec;
 }
 
-void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer)) {
+std::vector<bool> layers_of_kind(ConfigReader& config, const DecoderSpec& spec, const std::string& kind,
+                                 const std::function<bool(int layer)>& otherwise) {
   const auto types = config.texts("layer_types");
   if (!types.empty() && types.size() != spec.layers.size()) {
     config.fail("layer_types names " + std::to_string(types.size()) + " layers, num_hidden_layers says " +
                 std::to_string(spec.num_layers));
   }
-  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    if (!types.empty() && types[i] != "full_attention" && types[i] != "sliding_attention") {
+  std::vector<bool> found(spec.layers.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (!types.empty() && types[i] != "full_attention" && types[i] != kind) {
       config.fail("layer_types: " + types[i] + " is not supported for this family");
     }
-    const bool sliding = types.empty() ? is_sliding(static_cast<int>(i)) : types[i] == "sliding_attention";
-    spec.layers[i].window = sliding ? window : 0;
+    found[i] = types.empty() ? otherwise(static_cast<int>(i)) : types[i] == kind;
+  }
+  return found;
+}
+
+void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer)) {
+  if (window < 0) {
+    config.fail("sliding_window must not be negative, but is " + std::to_string(window));
+  }
+  const auto sliding = layers_of_kind(config, spec, "sliding_attention", is_sliding);
+  for (std::size_t i = 0; i < sliding.size(); ++i) {
+    spec.layers[i].window = sliding[i] ? window : 0;
   }
 }
 

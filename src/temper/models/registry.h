@@ -1,6 +1,7 @@
 // The model families that the decoder runs, by config.json's model_type.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,8 +45,13 @@ RopeSpec read_rope(ConfigReader& config, int head_dim, float default_base);
 // The part `section` ("full_attention") of rope_parameters, where a model has several ropes.
 RopeSpec read_rope_section(ConfigReader& config, const std::string& section, int head_dim, float default_base);
 
+// Which layers layer_types calls `kind`, the others being full_attention; without layer_types those that
+// `otherwise` picks. Throws ModelError if layer_types has another length or other words.
+std::vector<bool> layers_of_kind(ConfigReader& config, const DecoderSpec& spec, const std::string& kind,
+                                 const std::function<bool(int layer)>& otherwise);
+
 // Gives `window` to the layers that layer_types calls sliding_attention; without layer_types to those that
-// `is_sliding` picks. Throws ModelError if layer_types has another length or unknown words.
+// `is_sliding` picks. Throws ModelError if the window is negative, and as layers_of_kind() does.
 void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer));
 
 } // namespace temper

@@ -58,9 +58,13 @@ mx::array stack_experts(const std::string& name, const std::map<int, mx::array>&
     }
     all.push_back(array);
   }
+  if (all.size() != experts.size() && static_cast<int>(experts.size()) == num_experts) {
+    throw ModelError(origin + ": " + name + ": expert " + std::to_string(all.size()) +
+                     " is missing, or of another shape than the others");
+  }
   if (all.size() != experts.size() || static_cast<int>(all.size()) != num_experts) {
     throw ModelError(origin + ": " + name + ": config.json asks for " + std::to_string(num_experts) +
-                     " experts of one shape, the weights hold " + std::to_string(experts.size()));
+                     " experts, the weights hold " + std::to_string(experts.size()));
   }
   return mx::stack(all);
 }

@@ -65,7 +65,7 @@ DecoderSpec read_gemma3(ConfigReader& config) {
   }
   spec.qk_norm = QkNorm::head;
   read_gemma3_ropes(config, spec);
-  const int period = config.integer("sliding_window_pattern", 6);
+  const int period = config.positive("sliding_window_pattern", 6);
   read_windows(config, spec, config.positive("sliding_window"), [](int) { return true; });
   const bool listed = !config.texts("layer_types").empty();
   for (int i = 0; i < spec.num_layers; ++i) {

@@ -36,15 +36,12 @@ DecoderSpec read_lfm2(ConfigReader& config) {
   spec.qk_norm = QkNorm::head;
   spec.conv = {config.positive("conv_L_cache"), config.boolean("conv_bias", false)};
   spec.ropes = {read_rope(config, spec.head_dim, 1e6F)};
-  const auto types = config.texts("layer_types");
   const auto attention = config.integers("full_attn_idxs");
-  if (!types.empty() && types.size() != spec.layers.size()) {
-    config.fail("layer_types and num_hidden_layers disagree");
-  }
-  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    const bool attends = types.empty() ? std::count(attention.begin(), attention.end(), static_cast<int>(i)) > 0
-                                       : types[i] == "full_attention";
-    spec.layers[i].mixer = attends ? Mixer::attention : Mixer::short_conv;
+  const auto conv = layers_of_kind(config, spec, "conv", [&](int layer) {
+    return std::find(attention.begin(), attention.end(), layer) == attention.end();
+  });
+  for (std::size_t i = 0; i < conv.size(); ++i) {
+    spec.layers[i].mixer = conv[i] ? Mixer::short_conv : Mixer::attention;
   }
   config.ignore({"block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "conv_dim",
                  "block_use_swiglu", "block_use_xavier_init", "conv_dim_out", "conv_use_xavier_init",

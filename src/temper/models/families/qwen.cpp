@@ -26,7 +26,7 @@ void read_experts(ConfigReader& config, DecoderSpec& spec) {
   spec.moe.intermediate_size = config.positive("moe_intermediate_size");
   spec.moe.routing = {config.positive("num_experts_per_tok"), config.boolean("norm_topk_prob", false)};
   const auto dense = config.integers("mlp_only_layers");
-  const int every = std::max(1, config.integer("decoder_sparse_step", 1));
+  const int every = config.positive("decoder_sparse_step", 1);
   for (int i = 0; i < spec.num_layers; ++i) {
     const bool only_dense = std::find(dense.begin(), dense.end(), i) != dense.end();
     spec.layers[static_cast<std::size_t>(i)].moe = !only_dense && (i + 1) % every == 0;

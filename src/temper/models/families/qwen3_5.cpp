@@ -5,20 +5,16 @@
 namespace temper {
 namespace {
 
-void read_mixers(ConfigReader& config, DecoderSpec& spec) {
-  const auto types = config.texts("layer_types");
-  const int interval = config.integer("full_attention_interval", 4);
-  if (!types.empty() && types.size() != spec.layers.size()) {
-    config.fail("layer_types and num_hidden_layers disagree");
-  }
-  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    const bool attends =
-        types.empty() ? (static_cast<int>(i) + 1) % interval == 0 : types[i] == "full_attention";
-    spec.layers[i].mixer = attends ? Mixer::attention : Mixer::gated_delta;
+void read_delta_net(ConfigReader& config, DecoderSpec& spec) {
+  const int interval = config.positive("full_attention_interval", 4);
+  const auto linear = layers_of_kind(config, spec, "linear_attention",
+                                     [interval](int layer) { return (layer + 1) % interval != 0; });
+  for (std::size_t i = 0; i < linear.size(); ++i) {
+    spec.layers[i].mixer = linear[i] ? Mixer::gated_delta : Mixer::attention;
   }
   spec.delta = {config.positive("linear_num_key_heads"), config.positive("linear_num_value_heads"),
                 config.positive("linear_key_head_dim"), config.positive("linear_value_head_dim"),
-                config.integer("linear_conv_kernel_dim", 4)};
+                config.positive("linear_conv_kernel_dim", 4)};
   if (spec.delta.num_value_heads % spec.delta.num_key_heads != 0) {
     config.fail("linear_num_value_heads must be a multiple of linear_num_key_heads");
   }
@@ -35,7 +31,7 @@ DecoderSpec read_qwen3_5(ConfigReader& config) {
   spec.attention_bias = config.boolean("attention_bias", false);
   spec.output_bias = spec.attention_bias;
   spec.ropes = {read_rope(config, spec.head_dim, 10000.0F)};
-  read_mixers(config, spec);
+  read_delta_net(config, spec);
   if (spec.model_type.starts_with("qwen3_5_moe")) {
     spec.moe.num_experts = config.positive("num_experts");
     spec.moe.intermediate_size = config.positive("moe_intermediate_size");

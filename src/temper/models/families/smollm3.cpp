@@ -15,7 +15,7 @@ DecoderSpec read_smollm3(ConfigReader& config) {
   const int window = config.boolean("use_sliding_window", false) ? config.integer("sliding_window", 0) : 0;
   read_windows(config, spec, window, [](int) { return false; });
   const auto with_rope = config.integers("no_rope_layers"); // 1: with, 0: without
-  const int interval = config.integer("no_rope_layer_interval", 4);
+  const int interval = config.positive("no_rope_layer_interval", 4);
   if (!with_rope.empty() && with_rope.size() != spec.layers.size()) {
     config.fail("no_rope_layers and num_hidden_layers disagree");
   }
