@@ -23,6 +23,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from tiny_model import EOS, ROOT, TEMPER, copy_fixture, word, write_tokenizer  # noqa: E402
 
+TRUNCATED_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": True}
 NO_WINDOW = {"sliding_window": None}
 # What to change in config.json so that mlx-lm computes what transformers does. Left out altogether are
 #   gemma3_text_new  mlx-lm reads neither layer_types nor rope_parameters
@@ -48,7 +49,7 @@ CASES = {
     "mixtral_window": NO_WINDOW,
     "qwen3_moe": {},
     "qwen3_moe_sparse": {},
-    "gpt_oss_mxfp4": {"swiglu_limit": 7.0},  # the only limit it has
+    "gpt_oss_mxfp4": {"swiglu_limit": 7.0, "rope_scaling": TRUNCATED_YARN},  # the only limit, and yarn, that it has
     "qwen3_5": {},
     "qwen3_5_moe": {},
 }
