@@ -1,22 +1,20 @@
 // temper bench: times the parts of a run on random weights, so that a figure needs no download.
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <random>
 #include <string>
 
 #include <fmt/format.h>
 
 #include "cli/args.h"
+#include "cli/bench.h"
 #include "cli/verbs.h"
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/models/adapter_params.h"
 #include "temper/models/decoder.h"
-#include "temper/models/registry.h"
 #include "temper/nn/device.h"
-#include "temper/nn/random.h"
 #include "temper/train/step.h"
 
 namespace temper::cli {
@@ -35,35 +33,6 @@ struct BenchOptions {
   bool grad_checkpoint = false;
   double peak_tflops = 0;
 };
-
-// A config.json by path, or by name from bench/shapes of the working folder.
-std::filesystem::path shape_file(const std::string& shape) {
-  if (std::filesystem::is_regular_file(shape)) {
-    return shape;
-  }
-  auto named = std::filesystem::path("bench/shapes") / (shape + ".json");
-  if (!std::filesystem::exists(named)) {
-    throw ConfigError("--shape " + shape + ": neither a config.json nor a name in bench/shapes");
-  }
-  return named;
-}
-
-Model random_model(const BenchOptions& options) {
-  Model model;
-  const auto file = shape_file(options.shape);
-  model.config = read_json(file);
-  model.spec = read_spec(model.config, file.string());
-  model.dtype = options.dtype == "auto" && mx::default_device() == mx::Device::gpu
-                    ? mx::bfloat16
-                    : resolve_dtype(options.dtype, model.config);
-  for (const auto& [name, shape] : expected_tensors(model.spec)) {
-    const auto random = mx::random::normal(shape, mx::float32, 0.0F, 0.02F, named_key(0, name));
-    auto array = mx::astype(shape.size() > 1 ? random : mx::ones(shape), model.dtype);
-    mx::eval(array);
-    model.params.emplace(name, array);
-  }
-  return model;
-}
 
 // full: every row `width` tokens, all targets. instruct: log-normal lengths (median 150, mean about 200),
 // the first 60% a masked prompt; as the peers' scripts draw them (bench/peers).
@@ -108,7 +77,7 @@ double step_flops(const DecoderSpec& spec, double tokens, double mean_length) {
 
 Json run_step_bench(const BenchOptions& options) {
   prepare_device();
-  const auto model = random_model(options);
+  const auto model = random_model(options.shape, options.dtype);
   const auto data = synthetic_data(options, model.spec.vocab_size);
   StepOptions step_options;
   step_options.lora = {options.rank, 2.0F, 0.0F};
@@ -215,7 +184,8 @@ int run_bench_step(const Arguments& arguments) {
 } // namespace
 
 int run_bench(const Arguments& arguments) {
-  static const std::vector<Verb> kBenches = {{"step", "a training step", run_bench_step}};
+  static const std::vector<Verb> kBenches = {{"step", "a training step", run_bench_step},
+                                             {"decode", "reading prompts and generating", run_bench_decode}};
   return run_subverb("bench", "Times the parts of a run.", arguments, kBenches);
 }
 

@@ -2,7 +2,7 @@
 #include "infer/tiny.h"
 #include "models/families.h"
 #include "nn/support.h"
-#include "temper/infer/generate.h"
+#include "temper/infer/generate_batch.h"
 
 using namespace temper;
 using namespace temper::test;

@@ -144,52 +144,6 @@ TEST_CASE("a chat goes on from its cache with the answers of a fresh start") {
   CHECK(fresh.tokens == second.tokens);
 }
 
-TEST_CASE("a batch answers as one prompt after the other would") {
-  std::vector<Tokens> prompts;
-  for (int i = 0; i < 7; ++i) {
-    prompts.push_back(some_tokens(1 + (i * 5) % 13, i));
-  }
-  auto options = length(10);
-  options.stop = {greedy_text(3).substr(0, 3), "a", "q"}; // rows end at different times
-  Generator generator(ModelView(tiny().model), tiny().tokenizer);
-  std::vector<GenerationResult> expected;
-  for (const auto& prompt : prompts) {
-    generator.reset();
-    expected.push_back(generator.generate(prompt, options));
-  }
-  for (const int batch_size : {1, 3, 32}) {
-    CAPTURE(batch_size);
-    options.batch_size = batch_size;
-    std::size_t told = 0;
-    const auto results = generate_batch(ModelView(tiny().model), tiny().tokenizer, prompts, options,
-                                        [&](std::size_t, const GenerationResult&) { ++told; });
-    REQUIRE(results.size() == prompts.size());
-    CHECK(told == prompts.size());
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-      CAPTURE(i);
-      CHECK(results[i].tokens == expected[i].tokens);
-      CHECK(results[i].text == expected[i].text);
-      CHECK(results[i].finish_reason == expected[i].finish_reason);
-      CHECK(results[i].prompt_tokens == static_cast<int>(prompts[i].size()));
-    }
-  }
-  CHECK(generate_batch(ModelView(tiny().model), tiny().tokenizer, {}, options).empty());
-}
-
-TEST_CASE("a cancelled batch says which answers are unfinished") {
-  auto options = length(10);
-  options.batch_size = 2;
-  int asked = 0;
-  options.cancelled = [&] { return ++asked > 6; };
-  const auto results = generate_batch(ModelView(tiny().model), tiny().tokenizer,
-                                      {some_tokens(4, 1), some_tokens(4, 2), some_tokens(4, 3)}, options);
-  REQUIRE(results.size() == 3);
-  for (const auto& result : results) {
-    CHECK(result.finish_reason == "cancelled");
-  }
-  CHECK(results[2].tokens.empty());
-}
-
 TEST_CASE("options out of range are refused before anything runs") {
   auto options = length(0);
   CHECK_THROWS_WITH_AS(generate(options), "max_tokens: 0 given; it must be at least 1", ConfigError);

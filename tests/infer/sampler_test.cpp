@@ -32,6 +32,10 @@ std::set<int> kept(const SamplerOptions& options, const std::vector<float>& prob
   return tokens;
 }
 
+std::vector<Draw> at(int position) {
+  return {{.text = 0, .position = static_cast<std::uint64_t>(position)}};
+}
+
 // How often each token is drawn over `draws` positions.
 std::vector<double> frequencies(const SamplerOptions& options, const std::vector<float>& probabilities,
                                 int draws) {
@@ -39,7 +43,7 @@ std::vector<double> frequencies(const SamplerOptions& options, const std::vector
   const auto logits = logits_of(probabilities);
   std::vector<mx::array> drawn;
   for (int i = 0; i < draws; ++i) {
-    drawn.push_back(sampler.sample(logits, std::nullopt, i));
+    drawn.push_back(sampler.sample(logits, std::nullopt, at(i)));
   }
   mx::eval(drawn);
   std::vector<double> counts(probabilities.size(), 0.0);
@@ -53,7 +57,7 @@ std::vector<std::int32_t> draw(std::uint64_t seed, int count) {
   const Sampler sampler({.temperature = 1.0F, .seed = seed});
   std::vector<std::int32_t> tokens;
   for (int i = 0; i < count; ++i) {
-    tokens.push_back(sampler.sample(mx::zeros({1, 1000}), std::nullopt, i).item<std::int32_t>());
+    tokens.push_back(sampler.sample(mx::zeros({1, 1000}), std::nullopt, at(i)).item<std::int32_t>());
   }
   return tokens;
 }
@@ -64,7 +68,7 @@ const std::vector<float> kFive{0.1F, 0.4F, 0.05F, 0.3F, 0.15F};
 
 TEST_CASE("temperature 0 takes the likeliest token, whatever the filters") {
   const Sampler sampler({.temperature = 0.0F, .top_p = 0.1F, .top_k = 1, .min_p = 0.9F});
-  CHECK(sampler.sample(logits_of(kFive), std::nullopt, 0).item<std::int32_t>() == 1);
+  CHECK(sampler.sample(logits_of(kFive), std::nullopt, at(0)).item<std::int32_t>() == 1);
 }
 
 TEST_CASE("draws follow the distribution at temperature 1 and its power at others") {
@@ -88,6 +92,24 @@ TEST_CASE("a seed repeats its draws; another seed does not") {
   CHECK(draw(1, 20) != draw(2, 20));
   const auto tokens = draw(1, 20);
   CHECK(std::set<std::int32_t>(tokens.begin(), tokens.end()).size() > 15); // positions differ too
+}
+
+TEST_CASE("what a row draws does not depend on the rows beside it") {
+  const Sampler sampler({.temperature = 1.0F, .top_k = 400, .seed = 5});
+  const auto logits = mx::random::normal({4, 500}, mx::float32, 0.0F, 1.0F, mx::random::key(7));
+  const std::vector<Draw> draws{{3, 0}, {0, 9}, {3, 9}, {8, 2}};
+  const auto together = sampler.sample(logits, std::nullopt, draws);
+  for (int row = 0; row < 4; ++row) {
+    const auto own = mx::slice(logits, {row, 0}, {row + 1, 500});
+    auto alone = sampler.sample(own, std::nullopt, std::span(draws).subspan(static_cast<std::size_t>(row), 1));
+    auto in_batch = mx::take(together, row);
+    CHECK(alone.item<std::int32_t>() == in_batch.item<std::int32_t>());
+  }
+  const auto same = mx::zeros({4, 500});
+  const auto tokens = sampler.sample(same, std::nullopt, draws);
+  mx::eval(tokens);
+  const auto* data = tokens.data<std::int32_t>();
+  CHECK(std::set<std::int32_t>(data, data + 4).size() == 4); // text and position both count
 }
 
 TEST_CASE("top-k keeps exactly k tokens, ties included") {
@@ -135,8 +157,8 @@ TEST_CASE("the repetition penalty lowers recent tokens, whatever the sign of the
   const auto* data = penalized.data<float>();
   CHECK(std::vector<float>(data, data + 4) == std::vector<float>{1.0F, -4.0F, 1.0F, -1.0F});
   const Sampler sampler({.repetition_penalty = 3.0F});
-  CHECK(sampler.sample(logits, recent, 0).item<std::int32_t>() == 2);
-  CHECK(sampler.sample(logits, std::nullopt, 0).item<std::int32_t>() == 0);
+  CHECK(sampler.sample(logits, recent, at(0)).item<std::int32_t>() == 2);
+  CHECK(sampler.sample(logits, std::nullopt, at(0)).item<std::int32_t>() == 0);
 }
 
 TEST_CASE("options out of range are named") {

@@ -71,7 +71,7 @@ TEST_CASE("prefill in chunks gives the logits of one pass") {
       CAPTURE(chunk);
       const auto model = fixture(name);
       const auto prompt = some_tokens(24, 4);
-      KvCache cache(model.spec.num_layers);
+      KvCache cache(model.spec);
       ForwardContext context{ParamView(model.params), {}, std::nullopt};
       std::vector<mx::array> parts;
       for (int begin = 0; begin < 24; begin += chunk) {

@@ -8,6 +8,7 @@
 #include "temper/data/row_source.h"
 #include "temper/data/tokenize.h"
 #include "temper/eval/text_metrics.h"
+#include "temper/infer/generate_batch.h"
 #include "temper/infer/prompt.h"
 
 namespace temper {

@@ -1,4 +1,4 @@
-// Text out of a model: one answer as it grows, or many prompts at once.
+// Text out of a model: one answer as it grows. Many prompts at once: generate_batch.h.
 #pragma once
 
 #include <cstdint>
@@ -65,13 +65,5 @@ class Generator {
   std::unique_ptr<TokenStream> stream_;
   int prefill_chunk_ = 0;
 };
-
-// The answers to `prompts`, in their order, `options.batch_size` at a time, prompts of like length together.
-// Greedy answers are those of Generator; sampled ones draw their own numbers. `on_answer` is called as each
-// is finished. After a cancellation, unfinished ones say so. Throws as Generator::generate() does.
-std::vector<GenerationResult> generate_batch(
-    const ModelView& model, const std::shared_ptr<const Tokenizer>& tokenizer,
-    const std::vector<std::vector<std::int32_t>>& prompts, const GenerationOptions& options,
-    const std::function<void(std::size_t index, const GenerationResult&)>& on_answer = nullptr);
 
 } // namespace temper

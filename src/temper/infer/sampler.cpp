@@ -1,11 +1,12 @@
 #include "temper/infer/sampler.h"
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "temper/base/error.h"
-#include "temper/nn/random.h"
 
 namespace temper {
 namespace {
@@ -28,6 +29,25 @@ bool is_part(float share) {
 mx::array log_softmax(const mx::array& logits_BV) {
   const auto logits = mx::astype(logits_BV, mx::float32);
   return logits - mx::logsumexp(logits, -1, true);
+}
+
+// splitmix64's finalizer (Steele et al. 2014).
+std::uint64_t mixed(std::uint64_t state) {
+  state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  state = (state ^ (state >> 27)) * 0x94d049bb133111ebULL;
+  return state ^ (state >> 31);
+}
+
+// A key for each draw, uint32 [B, 2].
+mx::array draw_keys(std::uint64_t seed, std::span<const Draw> draws) {
+  constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15ULL;
+  std::vector<std::uint32_t> words;
+  for (const auto& draw : draws) {
+    const auto key = mixed(mixed(mixed(seed + kOdd) + draw.text * kOdd) + (draw.position + 1) * kOdd);
+    words.push_back(static_cast<std::uint32_t>(key >> 32));
+    words.push_back(static_cast<std::uint32_t>(key));
+  }
+  return mx::array(words.data(), {static_cast<int>(draws.size()), 2}, mx::uint32);
 }
 
 } // namespace
@@ -78,12 +98,12 @@ mx::array filter_tokens(const SamplerOptions& options, const mx::array& logits_B
   return mx::put_along_axis(log_probability, order, kept, 1);
 }
 
-Sampler::Sampler(const SamplerOptions& options) : options_(options), key_(named_key(options.seed, "sample")) {
+Sampler::Sampler(const SamplerOptions& options) : options_(options) {
   validate(options);
 }
 
 mx::array Sampler::sample(const mx::array& logits_BV, const std::optional<mx::array>& recent_BR,
-                          std::int64_t position) const {
+                          std::span<const Draw> draws) const {
   const auto logits = has_repetition_penalty(options_) && recent_BR
                           ? penalize_repetition(logits_BV, *recent_BR, options_.repetition_penalty)
                           : logits_BV;
@@ -91,8 +111,11 @@ mx::array Sampler::sample(const mx::array& logits_BV, const std::optional<mx::ar
     return mx::astype(mx::argmax(logits, 1), mx::int32);
   }
   const auto scaled = filter_tokens(options_, logits) / mx::array(options_.temperature);
-  const auto key = fold_in(key_, static_cast<std::uint32_t>(position));
-  return mx::astype(mx::random::categorical(scaled, -1, key), mx::int32);
+  const int vocab = logits.shape(1);
+  const std::function<mx::array(const mx::array&)> noise = [vocab](const mx::array& key) {
+    return mx::random::gumbel({vocab}, mx::float32, key);
+  };
+  return mx::astype(mx::argmax(scaled + mx::vmap(noise)(draw_keys(options_.seed, draws)), 1), mx::int32);
 }
 
 } // namespace temper

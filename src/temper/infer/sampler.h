@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "temper/nn/params.h"
 
@@ -36,15 +37,22 @@ mx::array penalize_repetition(const mx::array& logits_BV, const mx::array& recen
 // never excluded. Lazy.
 mx::array filter_tokens(const SamplerOptions& options, const mx::array& logits_BV);
 
+// Which number of a text's own a token is drawn with: no generator is kept, and what is drawn does not depend
+// on the texts beside it.
+struct Draw {
+  std::uint64_t text = 0;     // the prompt's place among those of the run
+  std::uint64_t position = 0; // tokens generated before it
+};
+
 class Sampler {
  public:
   // Throws ConfigError as validate() does.
   explicit Sampler(const SamplerOptions& options);
 
-  // The next tokens, int32 [B]. The draw depends on the seed and on `position`, the tokens generated so far;
-  // no generator is kept. `recent_BR`: int32, the newest tokens, wanted with a repetition penalty. Lazy.
+  // The next tokens, int32 [B], one draw a row. `recent_BR`: int32, the newest tokens, wanted with a repetition
+  // penalty. Lazy.
   mx::array sample(const mx::array& logits_BV, const std::optional<mx::array>& recent_BR,
-                   std::int64_t position) const;
+                   std::span<const Draw> draws) const;
 
   const SamplerOptions& options() const {
     return options_;
@@ -52,7 +60,6 @@ class Sampler {
 
  private:
   SamplerOptions options_;
-  mx::array key_; // uint32 [2]
 };
 
 } // namespace temper

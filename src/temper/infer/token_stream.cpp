@@ -1,6 +1,8 @@
 #include "temper/infer/token_stream.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 #include <string>
 
 #include "temper/base/error.h"
@@ -8,12 +10,20 @@
 namespace temper {
 namespace {
 
-void check_prompts(const std::vector<std::vector<std::int32_t>>& prompts, int vocab_size) {
+// A chat's next turn seldom writes the end of this turn's prompt as it stood (a template may open the
+// assistant's turn otherwise than it shows it later), so caches that can't be cut back are marked before it
+// too.
+constexpr int kTurnOpening = 16;
+
+// Tokens that a pass costs beside those it reads: what sharing must save.
+constexpr int kPassOverhead = 64;
+
+void check_prompts(const std::vector<NewText>& prompts, int vocab_size) {
   for (const auto& prompt : prompts) {
-    if (prompt.empty()) {
+    if (prompt.tokens.empty()) {
       throw ConfigError("prompt: it is empty; give at least one token");
     }
-    for (const auto token : prompt) {
+    for (const auto token : prompt.tokens) {
       if (token < 0 || token >= vocab_size) {
         throw ModelError("prompt: token " + std::to_string(token) + " is beyond the model's vocabulary of " +
                          std::to_string(vocab_size) + "; tokenizer and model do not belong together");
@@ -22,24 +32,48 @@ void check_prompts(const std::vector<std::vector<std::int32_t>>& prompts, int vo
   }
 }
 
-// The prompts as a matrix [B, W]. Padding repeats a row's first token, so that whatever looks back at recent
-// tokens sees none that the row does not have.
-mx::array pad_left(const std::vector<std::vector<std::int32_t>>& prompts, std::size_t width) {
+// The prompts as a matrix [B, W], padded on the left as TextRows::text.
+mx::array pad_left(const std::vector<NewText>& prompts, std::size_t width) {
   std::vector<std::int32_t> cells;
   cells.reserve(prompts.size() * width);
   for (const auto& prompt : prompts) {
-    cells.insert(cells.end(), width - prompt.size(), prompt.front());
-    cells.insert(cells.end(), prompt.begin(), prompt.end());
+    cells.insert(cells.end(), width - prompt.tokens.size(), prompt.tokens.front());
+    cells.insert(cells.end(), prompt.tokens.begin(), prompt.tokens.end());
   }
   return mx::array(cells.data(), {static_cast<int>(prompts.size()), static_cast<int>(width)}, mx::int32);
 }
 
-mx::array int_array(const std::vector<std::int32_t>& values) {
-  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
+mx::array columns(const mx::array& x_BT, int begin, int end) {
+  return begin == 0 && end == x_BT.shape(1) ? x_BT : mx::slice(x_BT, {0, begin}, {x_BT.shape(0), end});
 }
 
-mx::array columns(const mx::array& x_BT, int begin, int end) {
-  return mx::slice(x_BT, {0, begin}, {x_BT.shape(0), end});
+int common_length(std::span<const std::int32_t> a, std::span<const std::int32_t> b) {
+  return static_cast<int>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+}
+
+std::size_t longest(const std::vector<NewText>& prompts) {
+  std::size_t width = 0;
+  for (const auto& prompt : prompts) {
+    width = std::max(width, prompt.tokens.size());
+  }
+  return width;
+}
+
+// Of each prompt's `shared` first tokens those that stand before column `shared`, the prompts right-aligned.
+std::vector<int> cuts(const std::vector<NewText>& prompts, int shared) {
+  const int width = static_cast<int>(longest(prompts));
+  std::vector<int> lengths;
+  lengths.reserve(prompts.size());
+  for (const auto& prompt : prompts) {
+    lengths.push_back(std::max(0, shared - (width - static_cast<int>(prompt.tokens.size()))));
+  }
+  return lengths;
+}
+
+bool keeps_every_key(const DecoderSpec& spec) {
+  return std::all_of(spec.layers.begin(), spec.layers.end(), [](const LayerSpec& layer) {
+    return layer.mixer == Mixer::attention && layer.window == 0;
+  });
 }
 
 } // namespace
@@ -48,7 +82,9 @@ TokenStream::TokenStream(const ModelView& model, const SamplerOptions& sampling,
     : model_(model),
       sampler_(sampling),
       prefill_chunk_(std::max(1, prefill_chunk)),
-      cache_(model.spec->num_layers) {
+      can_cut_(keeps_every_key(*model.spec)),
+      rows_{KvCache(*model.spec), {}, {}},
+      prefix_{KvCache(*model.spec), {0}, {}} {
 }
 
 void TokenStream::set_sampling(const SamplerOptions& sampling) {
@@ -56,136 +92,249 @@ void TokenStream::set_sampling(const SamplerOptions& sampling) {
 }
 
 void TokenStream::reset() {
-  ahead_.reset();
-  text_BT_.reset();
+  rows_ = {KvCache(*model_.spec), {}, {}};
   known_.clear();
-  cache_.trim(0);
 }
 
-// Some ropes turn every key by an angle that depends on the text's length. What the cache holds is out of date
-// where that has changed: with each token (dynamic), or once (longrope).
-int TokenStream::stage() const {
-  int stage = 0;
-  for (const auto length : num_tokens_B_) {
-    stage += rope_stage(*model_.spec, length);
-  }
-  return stage;
+void TokenStream::adopt(std::vector<std::int32_t> tokens, KvCache cache) {
+  reset();
+  rows_.cache = std::move(cache);
+  known_ = std::move(tokens);
 }
 
-bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts,
-                        const std::function<bool()>& cancelled) {
-  check_prompts(prompts, model_.spec->vocab_size);
-  const int stage_before = stage();
-  ahead_.reset();
-  num_generated_ = 0;
-  num_tokens_B_.clear();
-  num_tokens_B_.reserve(prompts.size());
+bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts, const Cancelled& cancelled) {
+  std::vector<NewText> texts;
+  texts.reserve(prompts.size());
   for (const auto& prompt : prompts) {
-    num_tokens_B_.push_back(static_cast<std::int32_t>(prompt.size()));
+    texts.push_back({prompt, texts.size()});
   }
-  num_reused_ = 0;
-  if (prompts.size() == 1 && stage_before == stage()) {
-    const auto& prompt = prompts.front();
-    const auto [mine, theirs] = std::mismatch(known_.begin(), known_.end(), prompt.begin(), prompt.end());
-    // The last prompt token is read again: its hidden state gives the first new token.
-    num_reused_ = std::min({static_cast<int>(mine - known_.begin()), cache_.offset(), num_tokens_B_[0] - 1});
-    if (is_recurrent(*model_.spec) && num_reused_ < cache_.offset()) {
-      num_reused_ = 0; // a state cannot be cut back
-    }
+  if (prompts.size() != 1) {
+    reset();
+    return refill({}, texts, cancelled);
   }
-  cache_.trim(num_reused_);
-  known_.clear();
-  return prefill(prompts, cancelled);
+  check_prompts(texts, model_.spec->vocab_size);
+  num_reused_ = take_up(prompts.front());
+  auto cache = std::move(rows_.cache);
+  reset();
+  auto started = prefill(texts, std::move(cache), !can_cut_, cancelled);
+  if (!started) {
+    return false;
+  }
+  rows_ = std::move(*started);
+  known_ = prompts.front();
+  return true;
 }
 
-bool TokenStream::prefill(const std::vector<std::vector<std::int32_t>>& prompts,
-                          const std::function<bool()>& cancelled) {
-  const int width = *std::max_element(num_tokens_B_.begin(), num_tokens_B_.end());
-  const auto text = pad_left(prompts, static_cast<std::size_t>(width));
-  text_BT_.reset();
-  if (has_repetition_penalty(sampler_.options()) || depends_on_length(*model_.spec)) {
-    text_BT_ = text;
+// Cuts the caches back to what of `prompt` they hold already, and returns how much that is. The last token is
+// read in any case: its hidden state gives the first new token.
+int TokenStream::take_up(std::span<const std::int32_t> prompt) {
+  // Some ropes turn every key by an angle that depends on the text's length.
+  const int length = static_cast<int>(prompt.size());
+  const bool same_angles = rope_stage(*model_.spec, rows_.cache.offset()) == rope_stage(*model_.spec, length);
+  const int common = same_angles ? std::min(common_length(known_, prompt), length - 1) : 0;
+  return rows_.cache.trim(common);
+}
+
+bool TokenStream::refill(const std::vector<std::int32_t>& kept, const std::vector<NewText>& prompts,
+                         const Cancelled& cancelled) {
+  check_prompts(prompts, model_.spec->vocab_size);
+  num_reused_ = 0;
+  const int shared = num_shared(prompts);
+  auto fresh =
+      prefill(prompts, shared > 0 ? read_shared(prompts, shared) : KvCache(*model_.spec), false, cancelled);
+  if (!fresh) {
+    return false;
   }
-  starts_B_.reset();
-  if (std::any_of(num_tokens_B_.begin(), num_tokens_B_.end(), [&](int n) { return n != width; })) {
-    starts_B_ = mx::array(width) - int_array(num_tokens_B_);
+  if (kept.empty()) {
+    rows_ = std::move(*fresh);
+  } else {
+    temper::keep_rows(rows_, kept);
+    rows_ = join_rows(std::move(rows_), std::move(*fresh));
   }
-  for (int begin = num_reused_; begin < width; begin += prefill_chunk_) {
-    if (cancelled && cancelled()) {
-      reset();
-      return false;
-    }
-    const int end = std::min(begin + prefill_chunk_, width);
-    const auto hidden = forward(columns(text, begin, end));
-    if (end < width) {
-      mx::eval(cache_.arrays());
-    } else {
-      ahead_ = sample(hidden);
-      mx::async_eval(*ahead_);
-    }
-  }
-  if (prompts.size() == 1) {
-    known_ = prompts.front();
+  known_.clear();
+  if (rows_.num_rows() == 1) {
+    known_.assign(prompts.front().tokens.begin(), prompts.front().tokens.end());
   }
   return true;
 }
 
-mx::array TokenStream::forward(const mx::array& tokens_BT) {
-  const int offset = cache_.offset();
+// How many tokens of the prompts' common beginning are worth reading once for all.
+int TokenStream::num_shared(const std::vector<NewText>& prompts) const {
+  const auto& first = prompts.front().tokens;
+  int shared = static_cast<int>(first.size()) - 1;
+  for (const auto& prompt : prompts) {
+    shared =
+        std::min({shared, common_length(first, prompt.tokens), static_cast<int>(prompt.tokens.size()) - 1});
+  }
+  for (const auto& prompt : prompts) {
+    if (rope_stage(*model_.spec, static_cast<int>(prompt.tokens.size())) != 0) {
+      return 0; // the beginning alone would be turned by other angles
+    }
+  }
+  int saved = 0;
+  std::set<int> lengths;
+  for (const int length : cuts(prompts, shared)) {
+    saved += length;
+    lengths.insert(length);
+  }
+  const int known = std::min(common_length(prefix_tokens_, first), shared);
+  const int passes = can_cut_ ? 1 : static_cast<int>(lengths.size());
+  return saved > shared - known + passes * kPassOverhead ? shared : 0;
+}
+
+// A cache of one row a prompt after column `shared` of the prompts right-aligned: each row holds those of its
+// first tokens that stand before it.
+KvCache TokenStream::read_shared(const std::vector<NewText>& prompts, int shared) {
+  const auto wanted = prompts.front().tokens.first(static_cast<std::size_t>(shared));
+  prefix_.cache.trim(std::min(common_length(prefix_tokens_, wanted), prefix_.cache.offset()));
+  prefix_tokens_.assign(wanted.begin(), wanted.end());
+  num_reused_ = prefix_.cache.offset() - shared;
+  const auto lengths = cuts(prompts, shared);
+  std::map<int, KvCache> held;
+  for (const int length : std::set<int>(lengths.begin(), lengths.end())) {
+    if (can_cut_ && held.empty()) {
+      read_prefix(shared);
+    }
+    if (prefix_.cache.reach(length) != length || prefix_.cache.offset() < length) {
+      read_prefix(length);
+    }
+    auto copy = prefix_.cache;
+    copy.trim(length);
+    held.emplace(length, std::move(copy));
+  }
+  std::vector<KvCache::Rows> parts;
+  for (const int length : lengths) {
+    const auto* cache = &held.at(length);
+    if (parts.empty() || parts.back().cache != cache) {
+      parts.push_back({cache, {}});
+    }
+    parts.back().rows.push_back(0);
+    num_reused_ += length;
+  }
+  return KvCache::merge(parts);
+}
+
+// Brings prefix_ to its first `length` tokens.
+void TokenStream::read_prefix(int length) {
+  prefix_.cache.trim(length);
+  while (prefix_.cache.offset() < length) {
+    const int begin = prefix_.cache.offset();
+    const int end = std::min(begin + prefill_chunk_, length);
+    forward(prefix_, mx::array(prefix_tokens_.data() + begin, {1, end - begin}, mx::int32));
+    mx::eval(prefix_.cache.arrays());
+  }
+  prefix_.cache.mark();
+}
+
+// Rows for `prompts` from column cache.offset() on. `marks`: with places where a later text can take up.
+std::optional<TextRows> TokenStream::prefill(const std::vector<NewText>& prompts, KvCache cache, bool marks,
+                                             const Cancelled& cancelled) {
+  const auto width = longest(prompts);
+  TextRows rows{std::move(cache), {}, {}};
+  std::vector<std::int32_t> starts;
+  for (const auto& prompt : prompts) {
+    starts.push_back(static_cast<std::int32_t>(width - prompt.tokens.size()));
+    rows.draws.push_back({prompt.text, 0});
+  }
+  set_starts(rows, std::move(starts));
+  const auto text = pad_left(prompts, width);
+  if (has_repetition_penalty(sampler_.options()) || depends_on_length(*model_.spec)) {
+    rows.text = text;
+  }
+  return read(rows, text, marks, cancelled) ? std::optional(std::move(rows)) : std::nullopt;
+}
+
+// Reads `text` from the cache's end on, in chunks, and samples each row's next token.
+bool TokenStream::read(TextRows& rows, const mx::array& text_BW, bool marks, const Cancelled& cancelled) {
+  const int width = text_BW.shape(1);
+  const int turn = marks ? std::max(0, width - kTurnOpening) : 0;
+  while (rows.cache.offset() < width) {
+    if (cancelled && cancelled()) {
+      return false;
+    }
+    const int begin = rows.cache.offset();
+    const int end = std::min(begin + prefill_chunk_, begin < turn ? turn : width);
+    const auto hidden = forward(rows, columns(text_BW, begin, end));
+    if (marks && (end == turn || end == width)) {
+      rows.cache.mark();
+    }
+    if (end < width) {
+      mx::eval(rows.cache.arrays());
+    } else {
+      rows.ahead = sample(rows, hidden);
+      mx::async_eval(*rows.ahead);
+    }
+  }
+  return true;
+}
+
+mx::array TokenStream::forward(TextRows& rows, const mx::array& tokens_BT) {
+  const int offset = rows.cache.offset();
   const int width = tokens_BT.shape(1);
   DecoderInput input{.tokens_BT = tokens_BT};
-  input.attention.cache = &cache_;
-  if (starts_B_) {
+  input.attention.cache = &rows.cache;
+  if (rows.starts_B) {
     const auto column = mx::expand_dims(mx::arange(offset, offset + width, 1, mx::int32), 0);
-    input.attention.starts_B = starts_B_;
-    input.positions_BT = mx::maximum(column - mx::expand_dims(*starts_B_, 1), mx::array(0));
+    input.attention.starts_B = rows.starts_B;
+    input.positions_BT = mx::maximum(column - mx::expand_dims(*rows.starts_B, 1), mx::array(0));
   }
   if (depends_on_length(*model_.spec)) {
-    input.lengths_BT = mx::broadcast_to(mx::expand_dims(int_array(num_tokens_B_), 1), tokens_BT.shape());
+    // A chunk's tokens are turned as the whole text's are.
+    const int end = std::max(offset + width, rows.text ? rows.text->shape(1) : 0);
+    auto lengths = mx::full({1, 1}, end, mx::int32);
+    if (rows.starts_B) {
+      lengths = lengths - mx::expand_dims(*rows.starts_B, 1);
+    }
+    input.lengths_BT = mx::broadcast_to(lengths, tokens_BT.shape());
   }
   ForwardContext context{model_.params, model_.lora, std::nullopt};
   return decoder_hidden(*model_.spec, context, input);
 }
 
-mx::array TokenStream::sample(const mx::array& hidden_BTE) {
+mx::array TokenStream::sample(const TextRows& rows, const mx::array& hidden_BTE) const {
   const int width = hidden_BTE.shape(1);
   const auto last = mx::slice(hidden_BTE, {0, width - 1, 0}, {hidden_BTE.shape(0), width, hidden_BTE.shape(2)});
   const auto logits =
       mx::squeeze(decoder_logits(*model_.spec, {model_.params, model_.lora, std::nullopt}, last), 1);
   std::optional<mx::array> recent;
-  if (text_BT_) {
-    const int end = text_BT_->shape(1);
-    recent = columns(*text_BT_, std::max(0, end - sampler_.options().repetition_context), end);
+  if (rows.text) {
+    const int end = rows.text->shape(1);
+    recent = columns(*rows.text, std::max(0, end - sampler_.options().repetition_context), end);
   }
-  return sampler_.sample(logits, recent, num_generated_);
+  return sampler_.sample(logits, recent, rows.draws);
 }
 
 mx::array TokenStream::step(const mx::array& tokens_B) {
   const auto column = mx::expand_dims(tokens_B, 1);
-  ++num_generated_;
-  const int stage_before = stage();
-  for (auto& count : num_tokens_B_) {
-    ++count;
+  bool turned = false; // the keys of a row's cache belong to other angles than its new length's
+  for (std::size_t row = 0; row < rows_.draws.size(); ++row) {
+    ++rows_.draws[row].position;
+    const int length = rows_.length(row);
+    turned = turned || rope_stage(*model_.spec, length) != rope_stage(*model_.spec, length + 1);
   }
-  if (text_BT_) {
-    text_BT_ = mx::concatenate({*text_BT_, column}, 1);
+  if (rows_.text) {
+    rows_.text = mx::concatenate({*rows_.text, column}, 1);
+    if (!depends_on_length(*model_.spec)) {
+      const int width = rows_.text->shape(1);
+      rows_.text = columns(*rows_.text, std::max(0, width - sampler_.options().repetition_context), width);
+    }
   }
-  if (stage() != stage_before) {
-    cache_.trim(0);
-    return sample(forward(*text_BT_));
+  if (turned) {
+    rows_.cache.trim(0);
+    return sample(rows_, forward(rows_, *rows_.text));
   }
-  return sample(forward(column));
+  return sample(rows_, forward(rows_, column));
 }
 
 std::vector<std::int32_t> TokenStream::next(bool more) {
-  if (!ahead_) {
+  if (!rows_.ahead) {
     throw ConfigError("generation: there is no text to continue; start one first");
   }
-  auto current = *ahead_;
-  ahead_.reset();
+  auto current = *rows_.ahead;
+  rows_.ahead.reset();
   if (more) {
-    ahead_ = step(current);
-    mx::async_eval(*ahead_);
+    rows_.ahead = step(current);
+    mx::async_eval(*rows_.ahead);
   }
   mx::eval(current);
   const auto* data = current.data<std::int32_t>();
@@ -197,22 +346,7 @@ std::vector<std::int32_t> TokenStream::next(bool more) {
 }
 
 void TokenStream::keep_rows(const std::vector<std::int32_t>& rows) {
-  const auto index = int_array(rows);
-  const auto keep = [&](std::optional<mx::array>& array) {
-    if (array) {
-      array = mx::take(*array, index, 0);
-    }
-  };
-  keep(ahead_);
-  keep(text_BT_);
-  keep(starts_B_);
-  cache_.keep_rows(index);
-  std::vector<std::int32_t> counts;
-  counts.reserve(rows.size());
-  for (const auto row : rows) {
-    counts.push_back(num_tokens_B_.at(static_cast<std::size_t>(row)));
-  }
-  num_tokens_B_ = std::move(counts);
+  temper::keep_rows(rows_, rows);
 }
 
 } // namespace temper
