@@ -18,6 +18,7 @@ struct PassInput {
   mx::array positions_BT;       // int32, restarting with each document
   std::vector<RopeTable> ropes; // as DecoderSpec::ropes
   std::optional<mx::array> real_BT{};
+  bool recomputed = false; // the block as a whole is, so that its parts need not be
 };
 
 struct BlockOutput {

@@ -65,12 +65,16 @@ mx::array product(const RowExperts& rows, const mx::array& x, const mx::array& w
   if (host::has_expert_kernels() && use_host_kernels(x)) {
     return host_expert_matmul(rows, x, matrices, transposed);
   }
-  const auto y = mx::gather_mm(mx::expand_dims(x, 1), transposed ? mx::swapaxes(matrices, 1, 2) : matrices,
+  const auto y = mx::gather_mm(as_matrices(x), transposed ? mx::swapaxes(matrices, 1, 2) : matrices,
                                std::nullopt, rows.experts_P, rows.sorted);
-  return mx::squeeze(y, 1);
+  return mx::reshape(y, {y.shape(0), y.shape(2)});
 }
 
 } // namespace
+
+mx::array as_matrices(const mx::array& x_PI) {
+  return mx::reshape(x_PI, {x_PI.shape(0), 1, x_PI.shape(1)});
+}
 
 mx::array expert_matmul(const RowExperts& rows, const mx::array& x_PI, const mx::array& weight_EOI) {
   return product(rows, x_PI, weight_EOI, true);

@@ -12,6 +12,10 @@ struct RowExperts {
   bool sorted = false;
 };
 
+// x [P, I] -> [P, 1, I], as MLX's gathered products take it. By reshape(): the stride that expand_dims() gives
+// the new axis misleads the sorted product on GPUs (https://github.com/ml-explore/mlx/issues/4253).
+mx::array as_matrices(const mx::array& x_PI);
+
 // x [P, I] -> [P, O] by W [E, O, I]: y_p = x_p W_e^T, in x's dtype; W is cast to it. Lazy; differentiable in x
 // and W, without scatter-adds if sorted. Any float dtype (MLX's own product is fp32 only on a CPU).
 mx::array expert_matmul(const RowExperts& rows, const mx::array& x_PI, const mx::array& weight_EOI);

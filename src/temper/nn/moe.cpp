@@ -88,10 +88,10 @@ mx::array base_product(const ExpertWeights& w, const RowExperts& rows, const mx:
   }
   const auto& f = packed.format;
   const auto biases = packed.biases ? std::optional(mx::stop_gradient(*packed.biases)) : std::nullopt;
-  const auto y = mx::gather_qmm(mx::expand_dims(x, 1), mx::stop_gradient(packed.weight),
+  const auto y = mx::gather_qmm(as_matrices(x), mx::stop_gradient(packed.weight),
                                 mx::stop_gradient(packed.scales), biases, std::nullopt, rows.experts_P, true,
                                 f.group_size, f.bits, f.mode, std::nullopt, rows.sorted);
-  return mx::astype(mx::squeeze(y, 1), x.dtype());
+  return mx::astype(mx::reshape(y, {y.shape(0), y.shape(2)}), x.dtype());
 }
 
 } // namespace
