@@ -276,6 +276,8 @@ Model load_model(const fs::path& folder, const std::string& dtype, PackedWeights
     if (!is_packed_part(model, name)) {
       array = mx::astype(array, model.dtype);
     }
+    // Families' layouts are views of what is stored; packed products want theirs in a piece.
+    array = mx::contiguous(array);
     mx::eval(array);
   }
   return model;

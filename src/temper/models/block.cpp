@@ -159,7 +159,7 @@ mx::array delta_mixer(const DecoderSpec& spec, ForwardContext& context, const Pa
       gated_delta({mx::unflatten(parts[0], 2, {d.num_key_heads, d.key_dim}),
                    mx::unflatten(parts[1], 2, {d.num_key_heads, d.key_dim}),
                    mx::unflatten(parts[2], 2, {d.num_value_heads, d.value_dim}), -decay_rate * softplus,
-                   mx::sigmoid(b), input.positions_BT, carried(input, layer, 1)});
+                   mx::sigmoid(b), input.positions_BT, carried(input, layer, 1), !input.recomputed});
   carry(input, layer, {conv.state, delta.state_BHDV});
   const auto gated = gated_rms_norm(delta.out_BTHV, context.params.at(name + "norm.weight"),
                                     mx::unflatten(z, 2, {d.num_value_heads, d.value_dim}), spec.norm_eps);
