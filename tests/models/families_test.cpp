@@ -351,16 +351,18 @@ TEST_CASE("a traced step computes what the plain one does") {
   }
 }
 
-TEST_CASE("in bfloat16 most tokens' logits stay near") {
+TEST_CASE("in bfloat16 tokens' logits stay near") {
   for (const auto& name : family_names()) {
     CAPTURE(name);
+    const auto model = load_model(kFamilyFixtures / name, "bfloat16");
     const auto expected = family_expected(name);
-    const auto found = logits(load_model(kFamilyFixtures / name, "bfloat16"), expected.at("input_ids"));
+    const auto found = logits(model, expected.at("input_ids"));
     CHECK(found.dtype() == mx::bfloat16);
     const auto wanted = expected.at("logits");
     const auto error = mx::sqrt(mx::mean(mx::square(found - wanted), 2)) / mx::std(wanted);
-    // The median: where a token goes to another expert, it is far off.
+    // Most of them; where a token goes to another expert, it and what follows it are far off.
     const auto sorted = mx::sort(mx::flatten(error));
-    CHECK(mx::take(sorted, static_cast<int>(sorted.size()) / 2).item<float>() < 0.1F);
+    const int share = model.spec.moe.num_experts > 0 ? 10 : 2;
+    CHECK(mx::take(sorted, static_cast<int>(sorted.size()) / share).item<float>() < 0.05F);
   }
 }
