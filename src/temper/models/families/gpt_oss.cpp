@@ -1,5 +1,7 @@
 // gpt-oss: sinks, alternating windows, experts with biases and a clamped SwiGLU, stored in mxfp4.
 // Source: arXiv:2508.10925 (the model card).
+#include <utility>
+
 #include "temper/models/families/families.h"
 
 namespace temper {
@@ -48,7 +50,7 @@ Params rearrange(const DecoderSpec&, Params stored) {
       start[static_cast<std::size_t>(axis)] = 1;
     }
   };
-  for (const auto& [name, array] : stored) {
+  for (auto& [name, array] : stored) {
     const auto split = name.find("experts.") == std::string::npos ? std::string::npos : name.rfind('.') + 1;
     const auto module = split == std::string::npos ? "" : name.substr(0, split);
     const auto leaf = split == std::string::npos ? "" : name.substr(split);
@@ -69,7 +71,7 @@ Params rearrange(const DecoderSpec&, Params stored) {
     } else if (leaf == "down_proj_scales") {
       params.emplace(module + "down_proj.scales", array);
     } else {
-      params.emplace(name, array);
+      params.emplace(name, std::move(array));
     }
   }
   return params;

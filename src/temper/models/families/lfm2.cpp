@@ -12,7 +12,8 @@ int feed_forward_size(ConfigReader& config) {
   const float multiplier = config.number("block_ffn_dim_multiplier", 1.0F);
   const int multiple = std::max(1, config.integer("block_multiple_of", 256));
   if (config.boolean("block_auto_adjust_ff_dim", true)) {
-    size = static_cast<int>(multiplier * static_cast<float>(2 * size / 3));
+    const int two_thirds = 2 * size / 3;
+    size = static_cast<int>(multiplier * static_cast<float>(two_thirds));
     size = (size + multiple - 1) / multiple * multiple;
   }
   return size;
