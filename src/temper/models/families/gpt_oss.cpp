@@ -1,7 +1,5 @@
 // gpt-oss: sinks, alternating windows, experts with biases and a clamped SwiGLU, stored in mxfp4.
 // Source: arXiv:2508.10925 (the model card).
-#include <utility>
-
 #include "temper/models/families/families.h"
 
 namespace temper {
@@ -50,7 +48,10 @@ Params rearrange(const DecoderSpec&, Params stored) {
       start[static_cast<std::size_t>(axis)] = 1;
     }
   };
-  for (auto& [name, array] : stored) {
+  while (!stored.empty()) {
+    const auto tensor = stored.extract(stored.begin());
+    const auto& name = tensor.key();
+    const auto& array = tensor.mapped();
     const auto split = name.find("experts.") == std::string::npos ? std::string::npos : name.rfind('.') + 1;
     const auto module = split == std::string::npos ? "" : name.substr(0, split);
     const auto leaf = split == std::string::npos ? "" : name.substr(split);
@@ -71,7 +72,7 @@ Params rearrange(const DecoderSpec&, Params stored) {
     } else if (leaf == "down_proj_scales") {
       params.emplace(module + "down_proj.scales", array);
     } else {
-      params.emplace(name, std::move(array));
+      params.emplace(name, array);
     }
   }
   return params;
