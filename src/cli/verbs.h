@@ -7,6 +7,7 @@ namespace temper::cli {
 
 int run_bench(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
+int run_convert(const Arguments& arguments);
 int run_data(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
 int run_generate(const Arguments& arguments);

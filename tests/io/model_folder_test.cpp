@@ -326,7 +326,7 @@ TEST_CASE("weights are cut into files of bounded size, and their index counts th
   const TempFolder folder;
   const auto model = tiny_model();
   write_json(folder.path() / "config.json", model.config);
-  save_weights(folder.path(), model.params, num_parameters(model.spec), 4000);
+  save_weights(folder.path(), model.params, num_parameters(model.spec), {}, 4000);
   const auto index = read_json(folder.path() / "model.safetensors.index.json");
   CHECK(index.at("metadata").at("total_size") == num_bytes(model.params));
   CHECK(index.at("metadata").at("total_parameters") == num_elements(model.params));

@@ -30,7 +30,7 @@ TEST_CASE("a layer whose rows are not whole groups is named, with what would fit
   const auto message = message_of<ModelError>([] { check_fits({"affine", 4, 64}, "up", 96); });
   CHECK(contains(message, "up"));
   CHECK(contains(message, "96"));
-  CHECK(contains(message, "group sizes that fit it: 32"));
+  CHECK(contains(message, "group sizes that fit: 32"));
   CHECK(contains(message_of<ModelError>([] {
                    check_fits({"nvfp4", 4, 16}, "up", 24);
                  }),

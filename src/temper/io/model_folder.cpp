@@ -171,9 +171,9 @@ void unpack(Model& model) {
 } // namespace
 
 // transformers stores the dtype as torch_dtype, since version 5 as dtype.
-mx::Dtype stored_dtype(const Json& config) {
+std::optional<mx::Dtype> stated_dtype(const Json& config) {
   if (config.contains("text_config") && !config.contains("dtype") && !config.contains("torch_dtype")) {
-    return stored_dtype(config["text_config"]);
+    return stated_dtype(config["text_config"]);
   }
   for (const char* key : {"dtype", "torch_dtype"}) {
     const auto it = config.find(key);
@@ -184,7 +184,11 @@ mx::Dtype stored_dtype(const Json& config) {
       }
     }
   }
-  return mx::float32;
+  return std::nullopt;
+}
+
+mx::Dtype stored_dtype(const Json& config) {
+  return stated_dtype(config).value_or(mx::float32);
 }
 
 DecoderSpec load_spec(const fs::path& folder, Json* config) {

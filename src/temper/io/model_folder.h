@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,7 +30,8 @@ enum class PackedWeights { by_device, keep, unpack };
 // config.json alone. Throws ModelError if the folder or the file is missing or unsupported.
 DecoderSpec load_spec(const std::filesystem::path& folder, Json* config = nullptr);
 
-// What config.json says the weights are stored in; fp32 if it does not say.
+// What config.json says the weights are stored in, if it does; fp32 else.
+std::optional<mx::Dtype> stated_dtype(const Json& config);
 mx::Dtype stored_dtype(const Json& config);
 
 // The dtype that a run computes in for "auto": what the folder stores, except fp32 where the device is a CPU
@@ -58,11 +60,18 @@ bool is_packed_part(const Model& model, const std::string& name);
 void save_model(const std::filesystem::path& folder, const Model& source, const Params& params,
                 std::optional<mx::Dtype> dtype = std::nullopt);
 
-// The files of save_model(): model.safetensors, or model-00001-of-00003.safetensors ... of at most `file_bytes`
-// each (a tensor is never cut), and their index. `num_parameters` is what the index says; `params` are let go
-// once written.
+// Called before each tensor is written; what it throws ends the writing.
+using SaveProgress = std::function<void(std::int64_t bytes_done, std::int64_t bytes_total)>;
+
+// The same for a finished `config`. `params` are evaluated, and let go once their file is written.
+void save_folder(const std::filesystem::path& folder, const Json& config, Params params,
+                 std::int64_t num_parameters, const std::filesystem::path& source,
+                 const SaveProgress& progress = {});
+
+// Its weights: model.safetensors, or model-00001-of-00003.safetensors ... of at most `file_bytes` each (a
+// tensor is never cut), and their index, which counts `num_parameters`.
 constexpr std::int64_t kWeightFileBytes = std::int64_t{5} << 30;
 void save_weights(const std::filesystem::path& folder, Params params, std::int64_t num_parameters,
-                  std::int64_t file_bytes = kWeightFileBytes);
+                  const SaveProgress& progress = {}, std::int64_t file_bytes = kWeightFileBytes);
 
 } // namespace temper

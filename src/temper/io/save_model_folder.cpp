@@ -44,15 +44,22 @@ std::string file_name(std::size_t index, std::size_t count) {
 
 } // namespace
 
-void save_weights(const fs::path& folder, Params params, std::int64_t num_parameters, std::int64_t file_bytes) {
+void save_weights(const fs::path& folder, Params params, std::int64_t num_parameters,
+                  const SaveProgress& progress, std::int64_t file_bytes) {
   const auto files = plan_files(params, file_bytes);
   const auto total_bytes = num_bytes(params);
   auto weight_map = Json::object();
+  std::int64_t done = 0;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const auto name = file_name(i, files.size());
     Params part;
     for (const auto& tensor : files[i]) {
-      part.insert(params.extract(tensor));
+      if (progress) {
+        progress(done, total_bytes);
+      }
+      const auto moved = part.insert(params.extract(tensor)).position;
+      mx::eval(moved->second);
+      done += static_cast<std::int64_t>(moved->second.nbytes());
       weight_map[tensor] = name;
     }
     save_safetensors(folder / name, part);
@@ -62,27 +69,32 @@ void save_weights(const fs::path& folder, Params params, std::int64_t num_parame
               {"weight_map", weight_map}});
 }
 
+void save_folder(const fs::path& folder, const Json& config, Params params, std::int64_t num_parameters,
+                 const fs::path& source, const SaveProgress& progress) {
+  make_directories(folder);
+  save_weights(folder, std::move(params), num_parameters, progress);
+  write_json(folder / "config.json", config);
+  for (const char* file : kCompanionFiles) {
+    if (fs::exists(source / file) && !fs::equivalent(source, folder)) {
+      write_file_atomic(folder / file, read_file(source / file));
+    }
+  }
+}
+
 void save_model(const fs::path& folder, const Model& source, const Params& params,
                 std::optional<mx::Dtype> dtype) {
-  make_directories(folder);
   Params stored;
   for (const auto& [name, array] : params) {
     const bool cast = dtype && !is_packed_part(source, name);
     stored.emplace(name, cast ? mx::astype(array, *dtype) : array);
   }
-  save_weights(folder, std::move(stored), num_parameters(source.spec));
   auto config = source.config;
   config[config.contains("torch_dtype") ? "torch_dtype" : "dtype"] = dtype_name(dtype.value_or(source.dtype));
   if (source.packed.empty()) {
     config.erase("quantization");
     config.erase("quantization_config");
   }
-  write_json(folder / "config.json", config);
-  for (const char* file : kCompanionFiles) {
-    if (fs::exists(source.path / file) && !fs::equivalent(source.path, folder)) {
-      write_file_atomic(folder / file, read_file(source.path / file));
-    }
-  }
+  save_folder(folder, config, std::move(stored), num_parameters(source.spec), source.path);
 }
 
 } // namespace temper

@@ -21,6 +21,8 @@ struct Family {
   WeightLayout layout = {};
   // The object of config.json that describes the language model, where there are others beside it.
   const char* section = nullptr;
+  // Layers, by layer_key(), that quantizing keeps at 8 bits.
+  std::vector<std::string> sensitive = {};
 };
 
 // All families, in the order that `temper models` lists them.

@@ -74,8 +74,11 @@ void check_fits(const QuantFormat& format, const std::string& layer, int in_feat
   }
   throw ModelError("layer " + layer + ": its rows of " + std::to_string(in_features) +
                    " weights are not whole groups of " + std::to_string(format.group_size) + "; " +
-                   (fitting.empty() ? "mode " + format.mode + " has no group size that fits it, leave it out"
-                                    : "group sizes that fit it: " + join(fitting)));
+                   (fitting.empty() ? "mode " + format.mode +
+                                          " has no group size that fits: leave the layer as it is "
+                                          "(--keep " +
+                                          layer + ")"
+                                    : "group sizes that fit: " + join(fitting)));
 }
 
 double bits_per_weight(const QuantFormat& format, int scale_bits) {

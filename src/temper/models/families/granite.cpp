@@ -25,7 +25,14 @@ DecoderSpec read_granite(ConfigReader& config) {
 } // namespace
 
 Family granite_family() {
-  return {{"granite"}, "Granite 3", {"embedding, residual, attention and logit scales"}, read_granite, {}};
+  return {{"granite"},
+          "Granite 3",
+          {"embedding, residual, attention and logit scales"},
+          read_granite,
+          {},
+          nullptr,
+          // Their blocks' largest values underflow a 4-bit float's scale.
+          {"self_attn.o_proj", "mlp.down_proj", "lm_head"}};
 }
 
 } // namespace temper
