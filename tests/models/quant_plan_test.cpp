@@ -58,7 +58,9 @@ TEST_CASE("routers and what a family calls sensitive take 8 bits; a router that 
 
 TEST_CASE("a recipe gives more bits to some layers") {
   const auto spec = spec_of({{"num_hidden_layers", 9}});
-  const QuantChoice choice{{"affine", 4, 32}, "mixed_3_6", {}};
+  QuantChoice choice;
+  choice.format.group_size = 32;
+  choice.recipe = "mixed_3_6";
   CHECK(base_format(choice) == QuantFormat{"affine", 3, 32});
   const auto plan = plan_quantization(spec, choice);
   const auto bits = [&](const std::string& layer) { return plan.at(layer).bits; };

@@ -265,6 +265,10 @@ Model open_model(const fs::path& folder) {
   model.params = read_tensors(folder, find_family(model.spec.model_type, folder.string()), model.spec);
   model.packed = check_tensors(model.spec, model.params, folder.string());
   check_quantization(read_quant_config(model.config, (folder / "config.json").string()), model);
+  for (auto& [name, array] : model.params) {
+    // Families' layouts are views of what is stored; MLX wants packed weights in a piece.
+    array = mx::contiguous(array);
+  }
   return model;
 }
 
@@ -280,8 +284,6 @@ Model load_model(const fs::path& folder, const std::string& dtype, PackedWeights
     if (!is_packed_part(model, name)) {
       array = mx::astype(array, model.dtype);
     }
-    // Families' layouts are views of what is stored; packed products want theirs in a piece.
-    array = mx::contiguous(array);
     mx::eval(array);
   }
   return model;
