@@ -485,8 +485,7 @@ MODELS = {
     ),
     "qwen3_5_text": model(
         head("Qwen3_5ForCausalLM", "qwen3_5_text")
-        | qwen3_5_text("qwen3_5_text", tie_word_embeddings=True)
-        | {"architectures": ["Qwen3_5ForCausalLM"]},
+        | qwen3_5_text("qwen3_5_text", tie_word_embeddings=True),
         length=72,
         seed=2,
         off=[{r"weights: A_log": -9.0}],
@@ -496,6 +495,12 @@ MODELS = {
         qwen3_5("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", True, **EXPERTS),
         length=40,
         off=[{r"weights: shared_expert\.": 0.0}, {r"weights: shared_expert_gate": 0.0}],
+        **GEMMA,
+    ),
+    "qwen3_5_moe_text": model(  # as transformers 5 saves it: experts one by one
+        head("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text")
+        | qwen3_5_text("qwen3_5_moe_text", tie_word_embeddings=False, **EXPERTS),
+        off=[{r"weights: shared_expert\.": 0.0}],
         **GEMMA,
     ),
 }

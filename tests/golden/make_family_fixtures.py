@@ -112,7 +112,7 @@ def hub_tensors(model_type, name, tensor):
             parts = {"gate_up_proj": ["w1", "w3"], "down_proj": ["w2"]}[experts[2]]
             return unstack(f"{experts[1]}block_sparse_moe.experts.", tensor, parts)
         return {name.replace(".mlp.", ".block_sparse_moe."): tensor}
-    if model_type == "qwen3_moe" and experts:
+    if model_type in ("qwen3_moe", "qwen3_5_moe_text") and experts:
         parts = {"gate_up_proj": ["gate_proj", "up_proj"], "down_proj": ["down_proj"]}[experts[2]]
         return unstack(f"{experts[1]}mlp.experts.", tensor, parts)
     if model_type == "gemma3":

@@ -1,6 +1,7 @@
 // What the tests that hold for every family share: the fixtures of tests/golden/make_family_fixtures.py.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -14,14 +15,16 @@ namespace temper::test {
 
 inline const std::filesystem::path kFamilyFixtures = std::filesystem::path(TEMPER_TEST_DATA) / "families";
 
-// The fixtures' folders.
+// The fixtures' folders, all of them.
 inline const std::vector<std::string>& family_names() {
-  static const std::vector<std::string> kNames{
-      "gemma2",       "gemma3",    "gemma3_text", "gemma3_text_new",  "gpt_oss",     "granite",
-      "lfm2",         "lfm2_bias", "mixtral",     "mixtral_window",   "olmo2",       "phi3",
-      "phi3_plain",   "phi3_su",   "qwen2",       "qwen3_5",          "qwen3_5_moe", "qwen3_5_text",
-      "qwen2_tied",   "qwen3",     "qwen3_moe",   "qwen3_moe_sparse", "qwen3_yarn",  "smollm3",
-      "gpt_oss_mxfp4"};
+  static const auto kNames = [] {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(kFamilyFixtures)) {
+      names.push_back(entry.path().filename().string());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }();
   return kNames;
 }
 

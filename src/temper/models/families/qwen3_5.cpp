@@ -77,8 +77,13 @@ Params rearrange(const DecoderSpec&, Params stored) {
 const WeightLayout kNested{
     .prefixes = {{"model.language_model.", "language_model.model."}, {"lm_head.", "language_model.lm_head."}},
     .left_out = {"mtp.", "model.visual.", "vision_tower."},
+    .expert_part = "mlp.experts.",
+    .stacked_experts = "mlp.switch_mlp.",
     .rearrange = rearrange};
-const WeightLayout kText{.left_out = {"mtp."}, .rearrange = rearrange};
+const WeightLayout kText{.left_out = {"mtp."},
+                         .expert_part = "mlp.experts.", // stored one by one by transformers 5
+                         .stacked_experts = "mlp.switch_mlp.",
+                         .rearrange = rearrange};
 
 } // namespace
 
