@@ -20,9 +20,9 @@ def word(token):
     return f"w{token}"
 
 
-def write_tokenizer(folder, stops):
+def write_tokenizer(folder, stops, size=128):
     """One word a token, split at spaces; no BOS. Without `stops` nothing ends an answer but its length."""
-    vocab = {"<unk>": 0, "<s>": 1, "</s>": EOS} | {word(i): i for i in range(3, 128)}
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": EOS} | {word(i): i for i in range(3, size)}
     special = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     tokenizer = {
         "version": "1.0",

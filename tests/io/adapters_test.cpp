@@ -126,6 +126,117 @@ TEST_CASE("half a pair and foreign tensors are refused") {
   CHECK(contains(complaint(folder.path(), spec_of()), "model.embed_tokens.lora_a"));
 }
 
+TEST_CASE("DoRA's adapters load as such only, with every part of a layer") {
+  const TempFolder folder;
+  const auto model = tiny_model();
+  auto lora = kLora;
+  lora.dora = true;
+  const auto layers = adaptable_layers(model.spec, -1, {"mlp.down_proj", "embed_tokens"});
+  const auto params = init_adapter(lora, layers, 1, weight_norms(model.params, layers));
+  const auto write = [&](const std::string& type, const Params& written) {
+    save_adapter_params(folder.path(), "adapters.safetensors", written);
+    save_adapter_config(folder.path(), type, -1, lora, {"mlp.down_proj", "model.embed_tokens"}, Json::object());
+  };
+  write("dora", params);
+  const auto adapter = load_adapter(folder.path(), model.spec);
+  CHECK(adapter.lora.dora);
+  CHECK(same_bits(adapter.params, params));
+  CHECK(params.at("model.embed_tokens.m").shape() == mx::Shape{300});
+  CHECK(params.at("model.embed_tokens.lora_a").shape() == mx::Shape{300, 4});
+  CHECK(params.at("model.embed_tokens.lora_b").shape() == mx::Shape{4, 16});
+
+  write("lora", params);
+  CHECK(contains(complaint(folder.path(), model.spec),
+                 "tensor model.embed_tokens.m is DoRA's, but adapter_config.json says fine_tune_type lora"));
+  auto part = params;
+  part.erase("model.layers.0.mlp.down_proj.m");
+  write("dora", part);
+  CHECK(contains(complaint(folder.path(), model.spec),
+                 "down_proj.lora_a is there without model.layers.0.mlp.down_proj.m"));
+  part = params;
+  part.erase("model.layers.0.mlp.down_proj.lora_a");
+  write("dora", part);
+  CHECK(contains(complaint(folder.path(), model.spec), "is there without model.layers.0.mlp.down_proj.lora_a"));
+}
+
+TEST_CASE("experts' factors have mlx-lm's shapes, and those of another number of experts are refused") {
+  const TempFolder folder;
+  const Json experts{{"model_type", "mixtral"}, {"num_local_experts", 4}, {"num_experts_per_tok", 2}};
+  const auto spec = spec_of(experts);
+  const auto params = init_adapter(kLora, adaptable_layers(spec, -1, {}), 1);
+  save_adapter_params(folder.path(), "adapters.safetensors", params);
+  save_adapter_config(folder.path(), "lora", -1, kLora, {}, Json::object());
+  const auto adapter = load_adapter(folder.path(), spec);
+  const std::string layer = "model.layers.1.block_sparse_moe.switch_mlp.gate_proj";
+  CHECK(adapter.params.at(layer + ".lora_a").shape() == mx::Shape{4, 4, 16});
+  CHECK(adapter.params.at(layer + ".lora_b").shape() == mx::Shape{4, 24, 4});
+  auto other = experts;
+  other["num_local_experts"] = 8;
+  CHECK(contains(complaint(folder.path(), spec_of(other)),
+                 "has shape [4, 4, 24], this model and rank need [8, 4, 24]"));
+}
+
+TEST_CASE("weights trained beside an adapter are in its file under their own names") {
+  const TempFolder folder;
+  const auto spec = spec_of();
+  auto params = factors(spec);
+  params.emplace("model.norm.weight", mx::ones({16}));
+  write_adapter(folder.path(), params);
+  CHECK(same_bits(load_adapter(folder.path(), spec).params, params));
+  params.insert_or_assign("model.norm.weight", mx::ones({8}));
+  write_adapter(folder.path(), params);
+  CHECK(contains(complaint(folder.path(), spec), "model.norm.weight has shape [8]"));
+}
+
+TEST_CASE("layers with a rank or weight of their own are written for the common scale") {
+  const TempFolder folder;
+  const auto spec = spec_of();
+  auto lora = kLora;
+  lora.layers["model.layers.0.mlp.down_proj"] = {2, 5.0F};
+  lora.layers["model.layers.1.self_attn.q_proj"] = {4, 40.0F};
+  auto params = init_adapter(lora, adaptable_layers(spec, -1, kKeys), 1);
+  for (auto& [name, array] : params) {
+    array = array + randn(array.shape(), name);
+  }
+  save_adapter_params(folder.path(), "adapters.safetensors", params, lora);
+  save_adapter_config(folder.path(), "lora", -1, lora, kKeys, Json::object());
+  CHECK(read_json(folder.path() / "adapter_config.json")["lora_parameters"]["ranks"] ==
+        Json{{"model.layers.0.mlp.down_proj", 2}});
+  const auto adapter = load_adapter(folder.path(), spec);
+  for (const auto& [name, array] : params) {
+    CAPTURE(name);
+    const auto layer = name.substr(0, name.rfind('.'));
+    const float share = name.ends_with("_b") ? lora.of(layer).scale / adapter.lora.of(layer).scale : 1.0F;
+    CHECK(relative_difference(adapter.params.at(name), array * share) < 1e-6F);
+  }
+  const auto again = load_adapter_params(folder.path() / "adapters.safetensors", params, lora);
+  for (const auto& [name, array] : params) {
+    CHECK(relative_difference(again.at(name), array) < 1e-6F);
+  }
+}
+
+TEST_CASE("an adapter made ready computes as it did, with DoRA's factors computed once") {
+  const auto model = tiny_model();
+  Adapter adapter{"dora", -1, kLora, {}};
+  adapter.lora.dora = true;
+  const auto layers = adaptable_layers(model.spec, -1, {"mlp.down_proj", "embed_tokens"});
+  adapter.params = init_adapter(adapter.lora, layers, 1, weight_norms(model.params, layers));
+  for (auto& [name, array] : adapter.params) {
+    array = array + 0.1F * randn(array.shape(), name);
+  }
+  const auto logits = [&] {
+    ForwardContext context{ParamView(model.params, &adapter.params), adapter.lora, {}};
+    const auto tokens = mx::array({5, 9, 200, 7}, {1, 4}, mx::int32);
+    return decoder_logits(model.spec, context, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
+  };
+  const auto expected = logits();
+  mx::eval(expected);
+  make_ready(adapter, model);
+  CHECK(adapter.params.contains("model.layers.0.mlp.down_proj.dora_scale"));
+  CHECK(adapter.params.contains("model.embed_tokens.dora_scale")); // the tied head's
+  CHECK(relative_difference(logits(), expected) < 1e-5F);
+}
+
 TEST_CASE("damaged or incomplete adapter folders are refused in one line") {
   const TempFolder folder;
   const auto spec = spec_of();

@@ -65,6 +65,55 @@ TEST_CASE("each layer draws a dropout key of its own, and none outside training"
   CHECK(same_bits(calm, linear(outside, "up", kX)));
 }
 
+TEST_CASE(
+    "DoRA gives the update's rows a magnitude, the bias outside of it, whatever is known of their norms") {
+  const auto weight = randn({5, 6}, "w");
+  const LoraPair pair{randn({6, 3}, "a"), randn({3, 5}, "b")};
+  const auto m = mx::abs(randn({5}, "m"));
+  const auto x = randn({2, 4, 6}, "x");
+  const LoraConfig lora{.rank = 3, .scale = 0.5F};
+  Params params{{"l.weight", weight},
+                {"l.bias", randn({5}, "bias")},
+                {"l.lora_a", pair.a},
+                {"l.lora_b", pair.b},
+                {"l.m", m}};
+  const auto y = [&] {
+    ForwardContext context{ParamView(params), lora, {}};
+    return linear(context, "l", x);
+  };
+  const auto expected = mx::matmul(x, mx::transpose(merge_lora(lora, pair, weight, m))) + params.at("l.bias");
+  CHECK(relative_difference(y(), expected) < 1e-5F);
+  params.emplace("l.weight_norm", row_norms(weight));
+  CHECK(relative_difference(y(), expected) < 1e-5F);
+  params.emplace("l.dora_scale", dora_scale(ParamView(params), "l", pair, lora.scale, mx::float32));
+  CHECK(relative_difference(y(), expected) < 1e-5F);
+}
+
+TEST_CASE("an adapted embedding gives the merged matrix' rows; dropout falls on the update") {
+  const auto weight = randn({9, 6}, "w");
+  const LoraPair pair{randn({9, 3}, "a"), randn({3, 6}, "b")};
+  const LoraConfig lora{.rank = 3, .scale = 0.5F, .dropout = 0.5F};
+  const mx::array tokens({4, 0, 4, 8}, {2, 2}, mx::int32);
+  Params params{{"e.weight", weight}, {"e.lora_a", pair.a}, {"e.lora_b", pair.b}};
+  const auto rows = [&](std::optional<mx::array> key) {
+    ForwardContext context{ParamView(params), lora, std::move(key)};
+    return embed(context, "e", tokens, 6, mx::float32);
+  };
+  const auto merged = weight + 0.5F * mx::matmul(pair.a, pair.b);
+  CHECK(relative_difference(rows({}), mx::take(merged, tokens, 0)) < 1e-5F);
+  const auto base = mx::take(weight, tokens, 0);
+  const auto share = (rows(named_key(1, "k")) - base) / (rows({}) - base);
+  const auto dropped = mx::abs(share) < mx::array(1e-3F);
+  const auto doubled = mx::abs(share - 2.0F) < mx::array(1e-2F);
+  CHECK(mx::all(mx::logical_or(dropped, doubled)).item<bool>());
+  CHECK(mx::any(dropped).item<bool>());
+  CHECK(mx::any(doubled).item<bool>());
+
+  params.emplace("e.m", mx::abs(randn({9}, "m")));
+  const auto scaled = merged * mx::expand_dims(params.at("e.m") / row_norms(merged), 1);
+  CHECK(relative_difference(rows({}), mx::take(scaled, tokens, 0)) < 1e-5F);
+}
+
 TEST_CASE("missing and misshaped tensors are named") {
   const auto params = layer();
   ForwardContext context{ParamView(params), {}, {}};

@@ -105,3 +105,59 @@ TEST_CASE("factors that do not fit are refused with their shapes") {
   CHECK_FALSE(refuse({kIn, kRank}, {kRank, kOut + 1}).empty());
   CHECK_FALSE(refuse({kIn}, {kRank, kOut}).empty());
 }
+
+TEST_CASE("the norms of an adapted weight's rows need not its rows") {
+  const auto pair = factors();
+  const auto weight = randn({kOut, kIn}, "w");
+  for (const float scale : {0.5F, 20.0F}) {
+    const auto merged = weight + scale * mx::transpose(mx::matmul(pair.a, pair.b));
+    const auto found =
+        adapted_row_norms(row_norms(weight), mx::transpose(mx::matmul(weight, pair.a)), pair, scale);
+    CHECK(relative_difference(found, row_norms(merged)) < 1e-5F);
+  }
+}
+
+TEST_CASE("norms of rows that the update all but cancels stay numbers, and rows of zeros count as such") {
+  // Row 0 is cancelled to a share of `rest`, row 1 is zero in W and update, row 2 zero in W alone.
+  const auto a = randn({kIn, kRank}, "a");
+  const auto b =
+      mx::where(mx::equal(mx::arange(kOut), mx::array(1)), mx::array(0.0F), randn({kRank, kOut}, "b"));
+  const auto update = mx::transpose(mx::matmul(a, b));
+  const auto rows = mx::expand_dims(mx::arange(kOut), 1);
+  for (const float rest : {1.0F, 0.1F, 1e-2F, 0.0F}) {
+    CAPTURE(rest);
+    auto weight = mx::where(mx::equal(rows, mx::array(0)), (rest - 1.0F) * update, randn({kOut, kIn}, "w"));
+    weight = mx::where(mx::logical_or(mx::equal(rows, mx::array(1)), mx::equal(rows, mx::array(2))),
+                       mx::array(0.0F), weight);
+    const auto norms = adapted_row_norms(row_norms(weight), mx::transpose(mx::matmul(weight, a)), {a, b}, 1.0F);
+    CHECK(mx::all(mx::isfinite(1.0F / norms)).item<bool>());
+    const auto direct = row_norms(weight + update);
+    CHECK(mx::take(norms, 1).item<float>() == kSmallestNorm);
+    CHECK(mx::take(norms, 2).item<float>() == doctest::Approx(mx::take(direct, 2).item<float>()));
+    if (rest >= 1e-2F) {
+      CHECK(mx::take(norms, 0).item<float>() ==
+            doctest::Approx(mx::take(direct, 0).item<float>()).epsilon(0.01));
+    } else { // noise alone: bounded by the row's own norm, so that it scales nothing beyond measure
+      CHECK(mx::take(norms, 0).item<float>() >= 3e-4F * mx::take(row_norms(weight), 0).item<float>());
+    }
+  }
+}
+
+TEST_CASE("a merged magnitude is the norm of its row") {
+  const LoraConfig config{.rank = kRank, .scale = 2.0F};
+  const auto magnitude = mx::abs(randn({kOut}, "m"));
+  const auto merged = merge_lora(config, factors(), randn({kOut, kIn}, "w"), magnitude);
+  CHECK(relative_difference(row_norms(merged), magnitude) < 1e-5F);
+}
+
+TEST_CASE("a layer may have a rank and weight of its own") {
+  LoraConfig config{.rank = 8, .scale = 2.0F, .dropout = 0.1F, .dora = true};
+  config.layers["a"] = {4, 3.0F};
+  CHECK(config.of("a").rank == 4);
+  CHECK(config.of("a").scale == 3.0F);
+  CHECK(config.of("a").dropout == 0.1F);
+  CHECK(config.of("b").rank == 8);
+  const auto fresh = init_lora(config, {{"a", {5, 6}}, {"b", {5, 6}}}, 1);
+  CHECK(fresh.at("a.lora_a").shape() == mx::Shape{6, 4});
+  CHECK(fresh.at("b.lora_b").shape() == mx::Shape{8, 5});
+}

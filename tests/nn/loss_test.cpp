@@ -136,3 +136,45 @@ TEST_CASE("half precision sums its logits in fp32") {
   auto huge = chunked_cross_entropy(kStates * 1e3F, {kHead, true}, targets(), 3);
   CHECK(std::isfinite(huge.item<float>()));
 }
+
+TEST_CASE("a head's adapter and magnitude have the plain twin's loss and gradients, in chunks, with dropout") {
+  constexpr int kRank = 3;
+  const Arrays inputs{kStates, kHead, randn({kHidden, kRank}, "a"), randn({kRank, kVocab}, "b"),
+                      mx::abs(randn({kVocab}, "m"))};
+  for (const float rate : {0.0F, 0.4F}) {
+    for (const bool trainable : {false, true}) {
+      const auto head_of = [&](const Arrays& in) {
+        Head head{in[1]};
+        head.trainable = trainable;
+        head.lora_a_ER = in[2];
+        head.lora_b_RV = in[3];
+        head.magnitude_V = in[4];
+        head.softcap = 5.0F;
+        head.logit_scale = 0.7F;
+        head.dropout = rate;
+        head.dropout_key = named_key(3, "drop");
+        return head;
+      };
+      const auto gradients_by = [&](const Function& loss) {
+        auto result = mx::value_and_grad(loss, std::vector<int>{0, 1, 2, 3, 4})(inputs);
+        mx::eval(result.second);
+        result.second.insert(result.second.begin(), result.first);
+        return result.second;
+      };
+      const auto expected =
+          gradients_by([&](const Arrays& in) { return plain_cross_entropy(in[0], head_of(in), targets()); });
+      const auto found = gradients_by(
+          [&](const Arrays& in) { return chunked_cross_entropy(in[0], head_of(in), targets(), 3); });
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        CAPTURE(i);
+        if (i == 2 && !trainable) {
+          CHECK(mx::max(mx::abs(found[i])).item<float>() == 0.0F);
+        } else {
+          CHECK(relative_difference(found[i], expected[i]) < 1e-4F);
+        }
+      }
+      CHECK(cross_entropy_value(kStates, head_of(inputs), targets(), 3).item<float>() ==
+            doctest::Approx(mx::array(expected[0]).item<float>()));
+    }
+  }
+}

@@ -87,6 +87,12 @@ BASE_CONFIG = {
         "dropout": 0.0,
     },
 }
+
+
+def adapter(*keys):
+    return {"keys": list(keys), "rank": 3, "scale": 2.0, "dropout": 0.0}
+
+
 CASES = {
     "chat": (chat_row, {}),
     "defaults": (chat_row, {"optimizer_config": {}, "learning_rate": 1e-4}),
@@ -111,6 +117,17 @@ CASES = {
     "full": (chat_row, {"fine_tune_type": "full", "learning_rate": 1e-4}),
     "full_last_layers": (text_row, {"fine_tune_type": "full", "num_layers": 2, "learning_rate": 1e-4}),
     "all_layers": (chat_row, {"lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}, "learning_rate": 1e-4}),
+    "dora": (chat_row, {"fine_tune_type": "dora"}),
+    "embedding": (completion_row, {"lora_parameters": adapter("self_attn.q_proj", "model.embed_tokens")}),
+    "dora_embedding": (
+        completion_row,
+        {"fine_tune_type": "dora", "lora_parameters": adapter("self_attn.q_proj", "model.embed_tokens")},
+    ),
+    "dora_head": (
+        text_row,
+        {"fixture": "llama2", "fine_tune_type": "dora", "num_layers": 1,
+         "lora_parameters": adapter("mlp.up_proj", "model.embed_tokens", "lm_head")},
+    ),  # fmt: skip
 }
 
 
@@ -172,13 +189,18 @@ def train_temper(config_file, run_dir, compiled):
 
 
 def write_first_adapters(config, path):
-    """Both factors random, so that both have a gradient from the first step on."""
+    """Both factors random, so that both have a gradient from the first step on; magnitudes off the norms."""
     model, _ = load_model(pathlib.Path(config["model"]))
     model.freeze()
     mx.random.seed(11)
-    linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"])
+    linear_to_lora_layers(
+        model, config["num_layers"], config["lora_parameters"], use_dora=config["fine_tune_type"] == "dora"
+    )
     factors = dict(tree_flatten(model.trainable_parameters()))
     factors = {n: 0.02 * mx.random.normal(a.shape) if n.endswith("lora_b") else a for n, a in factors.items()}
+    factors = {
+        n: a * (1 + 0.1 * mx.random.normal(a.shape)) if n.endswith(".m") else a for n, a in factors.items()
+    }
     mx.save_safetensors(str(path), factors)
 
 
@@ -187,9 +209,10 @@ def write_case(tmp_path):
     def write(name):
         row, changes = CASES[name]
         write_data(tmp_path / "data", row)
-        model = copy_fixture("llama32", tmp_path)
-        config = {**BASE_CONFIG, **changes, "model": str(model), "data": str(tmp_path / "data")}
-        if config["fine_tune_type"] == "lora":
+        config = {"fixture": "llama32", **BASE_CONFIG, **changes}
+        config["model"] = str(copy_fixture(config.pop("fixture"), tmp_path))
+        config["data"] = str(tmp_path / "data")
+        if config["fine_tune_type"] != "full":
             config["resume_adapter_file"] = str(tmp_path / "first.safetensors")
             write_first_adapters(config, config["resume_adapter_file"])
         path = tmp_path / "lora_config.yaml"
@@ -208,7 +231,7 @@ def greedy_with_mlx_lm(model, prompt, count):
     return tokens
 
 
-def assert_same_with(adapter, config_file, tmp_path):
+def assert_same_with(adapter, config_file, tmp_path, vocab=128):
     """Both programs with the adapter of one: test loss and greedy answers."""
     args = read_as_mlx_lm(config_file)
     args.train, args.test = False, True
@@ -223,7 +246,7 @@ def assert_same_with(adapter, config_file, tmp_path):
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
     rng = random.Random(1)
-    prompt = [rng.randrange(3, 128) for _ in range(9)]
+    prompt = [rng.randrange(3, vocab) for _ in range(9)]
     answer = temper("generate", "--model", args.model, "--adapter", adapter, "--raw", "--max-tokens", 16,
                     "--prompt", " ".join(map(word, prompt)))  # fmt: skip
     assert answer["token_ids"] == greedy_with_mlx_lm(model, prompt, 16)
@@ -260,7 +283,7 @@ def test_compat_training_is_that_of_mlx_lm(write_case, tmp_path, monkeypatch, na
         assert mx.abs(array - ours[key]).max().item() <= 1e-3 * moved, key
 
 
-@pytest.mark.parametrize("name", ["chat_last_turn", "all_layers"])
+@pytest.mark.parametrize("name", ["chat_last_turn", "all_layers", "dora", "embedding", "dora_embedding", "dora_head"])
 def test_adapters_load_in_each_other(write_case, tmp_path, monkeypatch, name):
     config_file = write_case(name)
     train_mlx_lm(config_file, tmp_path / "theirs", monkeypatch)
