@@ -14,6 +14,51 @@ def rank_0(box: Box) -> list[str]:
     return box.train("--lora-rank", "0")
 
 
+@fault(CONFIG, r"lora_parameters\.use_rslora needs lora_parameters\.alpha: its scale is alpha / sqrt\(rank\)")
+def rsLoRA_without_alpha(box: Box) -> list[str]:
+    return box.train("--lora-parameters.use-rslora")
+
+
+@fault(CONFIG, r"lora_parameters\.init: pisa is not one of default, pissa, pissa_niter_N")
+def a_misspelt_start(box: Box) -> list[str]:
+    return box.train("--lora-parameters.init", "pisa")
+
+
+@fault(CONFIG, r"lora_parameters\.init pissa is for fine_tune_type lora, not dora")
+def PiSSA_with_DoRA(box: Box) -> list[str]:
+    return box.train("--lora-parameters.init", "pissa", "--fine-tune-type", "dora")
+
+
+@fault(CONFIG, r"lora_parameters\.init pissa: rank 40 is more than a weight of shape \[32, 32\] has singular values")
+def PiSSA_of_too_high_a_rank(box: Box) -> list[str]:
+    return box.train("--lora-parameters.init", "pissa", "--lora-rank", "40", "--lora-keys", "self_attn.q_proj")
+
+
+@fault(CONFIG, r"lora_parameters\.layers: '\*\.w_proj' fits no adapted layer .*, such as model\.layers\.0\.self_attn\.q_proj")
+def a_rule_for_no_layer(box: Box) -> list[str]:
+    return with_yaml(box, "lora_parameters:\n  layers: [{match: '*.w_proj', rank: 4}]\n")
+
+
+@fault(CONFIG, r"lora_parameters\.lr_ratio means nothing to fine_tune_type full: it trains no adapter")
+def LoRA_plus_of_no_adapter(box: Box) -> list[str]:
+    return box.train("--lora-parameters.lr-ratio", "4", "--fine-tune-type", "full")
+
+
+@fault(CONFIG, r"lora_parameters\.keys: lm_head matches no layer of this model; choose from model\.embed_tokens, .*")
+def an_adapter_on_the_head_of_a_tied_model(box: Box) -> list[str]:
+    return box.train("--lora-keys", "lm_head")
+
+
+@fault(CONFIG, r"trainable_modules: model\.embed_tokens is also adapted by lora_parameters\.keys; .*")
+def a_layer_trained_two_ways(box: Box) -> list[str]:
+    return box.train("--lora-keys", "embed_tokens", "--trainable-modules", "embed_tokens")
+
+
+@fault(CONFIG, r"--neftune-alpha must be at least 0, got -5")
+def negative_noise(box: Box) -> list[str]:
+    return box.train("--neftune-alpha", "-5")
+
+
 @fault(CONFIG, r"--learning-rate must be .*, got -0\.1")
 def a_negative_learning_rate(box: Box) -> list[str]:
     return box.train("--learning-rate", "-0.1")

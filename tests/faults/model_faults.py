@@ -178,6 +178,59 @@ def an_adapter_of_another_model(box: Box) -> list[str]:
     return EVAL
 
 
+def change_adapter(box: Box, tensors: dict | None = None, **config: object) -> None:
+    """Keys of the adapter's configuration, and tensors beside its own; None removes one of these."""
+    folder = box.root / "adapter"
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    layer = "model.layers.0.self_attn.q_proj"
+    all_tensors = {f"{layer}.lora_a": tensor(HIDDEN, 4), f"{layer}.lora_b": tensor(4, HIDDEN)} | (tensors or {})
+    write_safetensors(folder / "adapters.safetensors", {n: t for n, t in all_tensors.items() if t is not None})
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.lora_a has shape \[32, 4\], .* need \[32, 8\]; was .*")
+def an_adapter_of_another_rank(box: Box) -> list[str]:
+    make_adapter(box)
+    change_adapter(box, lora_parameters={"rank": 8, "scale": 2.0})
+    return EVAL
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.lora_a is there without .*q_proj\.lora_b")
+def half_an_adapter(box: Box) -> list[str]:
+    make_adapter(box)
+    change_adapter(box, {"model.layers.0.self_attn.q_proj.lora_b": None})
+    return EVAL
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.m is DoRA's, but adapter_config\.json says .* lora")
+def a_DoRA_that_says_it_is_a_LoRA(box: Box) -> list[str]:
+    make_adapter(box)
+    change_adapter(box, {"model.layers.0.self_attn.q_proj.m": tensor(HIDDEN)})
+    return EVAL
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.lora_a is there without .*q_proj\.m")
+def a_LoRA_that_says_it_is_a_DoRA(box: Box) -> list[str]:
+    make_adapter(box)
+    change_adapter(box, fine_tune_type="dora")
+    return EVAL
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor model\.layers\.0\.self_attn\.q_proj\.m is there without .*lora_a")
+def a_magnitude_without_factors(box: Box) -> list[str]:
+    make_adapter(box)
+    q = "model.layers.0.self_attn.q_proj"
+    change_adapter(box, {f"{q}.m": tensor(HIDDEN), f"{q}.lora_a": None, f"{q}.lora_b": None}, fine_tune_type="dora")
+    return EVAL
+
+
+@fault(CHECKPOINT, r"adapter/adapter_config\.json: fine_tune_type vera is not supported; use lora, dora or full")
+def an_adapter_of_an_unknown_type(box: Box) -> list[str]:
+    make_adapter(box)
+    change_adapter(box, fine_tune_type="vera")
+    return EVAL
+
+
 @fault(CHECKPOINT, r"adapter: no adapter_config\.json; this is not an adapter folder")
 def an_adapter_without_its_config(box: Box) -> list[str]:
     make_adapter(box)

@@ -59,8 +59,11 @@ mx::array default_positions(const DecoderInput& input) {
 }
 
 PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
-  PassInput pass{
-      input.attention, input.positions_BT ? *input.positions_BT : default_positions(input), {}, input.real_BT, input.checkpoint};
+  PassInput pass{input.attention,
+                 input.positions_BT ? *input.positions_BT : default_positions(input),
+                 {},
+                 input.real_BT,
+                 input.checkpoint};
   for (const auto& rope : spec.ropes) {
     pass.ropes.push_back(make_rope_table(rope, pass.positions_BT, input.lengths_BT));
   }

@@ -97,7 +97,7 @@ mx::array linear(ForwardContext& context, const std::string& name, const mx::arr
 mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, int features,
                 mx::Dtype dtype) {
   const auto& params = context.params;
-  const auto rows = embedding_rows(params, name, tokens, features, dtype);
+  auto rows = embedding_rows(params, name, tokens, features, dtype);
   const auto* a_VR = params.find(name + ".lora_a");
   if (a_VR == nullptr) {
     return rows;
@@ -106,7 +106,7 @@ mx::array embed(ForwardContext& context, const std::string& name, const mx::arra
   const auto b_RE = mx::astype(params.at(name + ".lora_b") * lora.scale, dtype);
   const auto update = mx::matmul(mx::astype(mx::take(*a_VR, tokens, 0), dtype), b_RE);
   const auto key = next_dropout_key(context);
-  const auto y = rows + (key ? dropout(update, lora.dropout, *key) : update);
+  auto y = rows + (key ? dropout(update, lora.dropout, *key) : update);
   const auto* m_V = params.find(name + ".m");
   if (m_V == nullptr) {
     return y;

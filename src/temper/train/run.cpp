@@ -10,7 +10,6 @@
 #include "temper/base/files.h"
 #include "temper/base/log.h"
 #include "temper/base/version.h"
-#include "temper/data/mlx_lm_random.h"
 #include "temper/data/prepared_data.h"
 #include "temper/infer/generate.h"
 #include "temper/infer/prompt.h"
@@ -19,6 +18,7 @@
 #include "temper/nn/device.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
+#include "temper/train/run_options.h"
 #include "temper/train/tensorboard.h"
 #include "temper/train/trainable.h"
 
@@ -88,57 +88,6 @@ Run prepare(const RunConfig& config) {
     trainable = load_adapter_params(config.resume_adapter_file, trainable, run.method.lora);
   }
   return run;
-}
-
-LoaderOptions loader_options(const RunConfig& config) {
-  LoaderOptions options;
-  options.batch_size = config.batch_size;
-  options.batch_tokens = config.batch_tokens;
-  options.max_seq_length = config.max_seq_length;
-  options.packing = config.packing;
-  options.seed = config.seed;
-  // CUDA's fused attention backward wants multiples of 128; a CPU pays for every column.
-  options.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
-  if (config.compat == "mlx-lm") {
-    options.compat_mlx_lm = true;
-    options.mlx_lm_random = std::make_shared<MlxLmRandom>(config.seed);
-  }
-  return options;
-}
-
-std::int64_t total_steps(const RunConfig& config, const Run& run, const LoaderOptions& loader) {
-  if (!config.epochs) {
-    return config.iters;
-  }
-  auto once = loader;
-  once.prefetch = 0;
-  const auto batches = static_cast<double>(BatchLoader(run.data.train, once).batches_per_epoch());
-  return std::max<std::int64_t>(
-      1, std::llround(std::ceil(*config.epochs * batches / config.grad_accumulation_steps)));
-}
-
-TrainerOptions trainer_options(const RunConfig& config, const Run& run) {
-  TrainerOptions options;
-  options.grad_accumulation_steps = config.grad_accumulation_steps;
-  options.compat_mlx_lm = config.compat == "mlx-lm";
-  options.loader = loader_options(config);
-  options.total_steps = total_steps(config, run, options.loader);
-  // In compat mode the total counts micro-batches; a schedule counts updates.
-  const auto shares = options.compat_mlx_lm ? options.grad_accumulation_steps : 1;
-  options.schedule = make_schedule(config.lr_schedule, config.learning_rate, config.num_warmup_steps(),
-                                   options.total_steps / shares);
-  return options;
-}
-
-StepOptions step_options(const RunConfig& config, const Run& run) {
-  StepOptions options;
-  options.lora = run.method.lora;
-  options.optimizer = make_optimizer(config.optimizer, config.optimizer_config, method_groups(config));
-  options.max_grad_norm = config.max_grad_norm;
-  options.checkpoint = config.grad_checkpoint;
-  options.neftune_alpha = config.neftune_alpha;
-  options.scale_loss = run.model.dtype == mx::float16;
-  return options;
 }
 
 DatasetLoss evaluate_split(const Run& run, const Params& trainable, EvalBatches& batches) {
@@ -224,13 +173,13 @@ class RunInProgress {
       : run_(std::move(run)),
         hooks_(hooks),
         folder_(run_path(run_.config)),
-        step_(run_.model, step_options(run_.config, run_)) {
+        step_(run_.model, step_options(run_.config, run_.method.lora, run_.model.dtype)) {
   }
 
   RunResult execute() {
     auto state = step_.initial_state(std::move(run_.method.trainable), run_.config.seed);
     state.start = run_.method.start;
-    auto options = trainer_options(run_.config, run_);
+    auto options = trainer_options(run_.config, run_.data.train);
     if (!run_.config.resume.empty()) {
       restore(run_, state);
       if (options.loader.mlx_lm_random && !state.mlx_lm_random.is_null()) {
