@@ -163,6 +163,27 @@ TEST_CASE("rope that is not implemented is refused") {
   CHECK(names(complaint(with("rope_scaling", "linear")), "rope_scaling must be an object"));
 }
 
+TEST_CASE("Gemma 2's soft caps are filled in, and null is none") {
+  auto config = llama();
+  config["model_type"] = "gemma2";
+  CHECK(read(config).attention_softcap == 50.0F);
+  CHECK(read(config).logit_softcap == 30.0F);
+  config["attn_logit_softcapping"] = nullptr;
+  config["final_logit_softcapping"] = 20.0;
+  CHECK(read(config).attention_softcap == 0.0F);
+  CHECK(read(config).logit_softcap == 20.0F);
+}
+
+TEST_CASE("LFM2 attends in every layer unless its config says which") {
+  auto config = llama();
+  config["model_type"] = "lfm2";
+  config["conv_L_cache"] = 3;
+  CHECK(read(config).layers[0].mixer == Mixer::attention);
+  config["full_attn_idxs"] = {1};
+  CHECK(read(config).layers[0].mixer == Mixer::short_conv);
+  CHECK(read(config).layers[1].mixer == Mixer::attention);
+}
+
 TEST_CASE("unknown keys are warned of by name, bookkeeping is not") {
   std::string lines;
   log::set_writer([&](std::string_view line) { lines += line; });

@@ -24,6 +24,10 @@ void ConfigReader::set_defaults(const Json& defaults) {
   }
 }
 
+bool ConfigReader::contains(const std::string& key) const {
+  return config_.contains(key);
+}
+
 const Json* ConfigReader::find(const std::string& key) {
   known_.insert(key);
   const auto it = config_.find(key);

@@ -19,6 +19,9 @@ class ConfigReader {
   // What absent keys are taken as from here on. Not for nested objects' keys.
   void set_defaults(const Json& defaults);
 
+  // Whether the key is there, be it null.
+  bool contains(const std::string& key) const;
+
   // Throw ModelError if the key is absent (or null) or of another type.
   int integer(const std::string& key);
   int positive(const std::string& key); // also if it is < 1

@@ -36,6 +36,9 @@ DecoderSpec read_gemma(ConfigReader& config) {
 
 DecoderSpec read_gemma2(ConfigReader& config) {
   auto spec = read_gemma(config);
+  // As transformers fills them in; null is none.
+  spec.attention_softcap = config.contains("attn_logit_softcapping") ? spec.attention_softcap : 50.0F;
+  spec.logit_softcap = config.contains("final_logit_softcapping") ? spec.logit_softcap : 30.0F;
   spec.ropes = {read_rope(config, spec.head_dim, 10000.0F)};
   read_windows(config, spec, config.integer("sliding_window", 4096), [](int layer) { return layer % 2 == 0; });
   return spec;

@@ -38,8 +38,10 @@ DecoderSpec read_lfm2(ConfigReader& config) {
   spec.conv = {config.positive("conv_L_cache"), config.boolean("conv_bias", false)};
   spec.ropes = {read_rope(config, spec.head_dim, 1e6F)};
   const auto attention = config.integers("full_attn_idxs");
+  // Without either key every layer attends, as in transformers.
   const auto conv = layers_of_kind(config, spec, "conv", [&](int layer) {
-    return std::find(attention.begin(), attention.end(), layer) == attention.end();
+    return config.contains("full_attn_idxs") &&
+           std::find(attention.begin(), attention.end(), layer) == attention.end();
   });
   for (std::size_t i = 0; i < conv.size(); ++i) {
     spec.layers[i].mixer = conv[i] ? Mixer::short_conv : Mixer::attention;
