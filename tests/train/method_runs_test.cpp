@@ -127,3 +127,41 @@ TEST_CASE("a PiSSA run answers prompts beside the original model, not beside wha
   run_training(config);
   CHECK(events(config.run_dir, "sample").front().at("base") == base);
 }
+
+TEST_CASE("every method's traced step computes what the plain one does") {
+  for (const auto& method : method_runs()) {
+    CAPTURE(method.name);
+    const Workshop shop(kUntied);
+    auto config = config_of(shop, method);
+    run_training(config);
+    const auto expected = numbers(events(shop.run(), "step"), "loss");
+    config.run_dir = shop.run().string() + "-traced";
+    mx::set_compile_mode(mx::CompileMode::no_fuse); // traced, without kernels to build
+    run_training(config);
+    mx::disable_compile();
+    const auto found = numbers(events(config.run_dir, "step"), "loss");
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CHECK(found[i] == doctest::Approx(expected[i]).epsilon(1e-5));
+    }
+  }
+}
+
+TEST_CASE("in bfloat16 DoRA and PiSSA start as the model is, and learn") {
+  const auto evals_of = [](const std::function<void(RunConfig&)>& ask) {
+    const Workshop shop(kUntied);
+    auto config = shop.config();
+    config.dtype = "bfloat16";
+    config.lora_parameters.keys = {"self_attn.q_proj", "mlp.down_proj", "lm_head"};
+    ask(config);
+    run_training(config);
+    return numbers(events(shop.run(), "eval"), "loss");
+  };
+  const auto base = evals_of([](RunConfig&) {}).front();
+  const auto dora = evals_of([](RunConfig& config) { config.fine_tune_type = "dora"; });
+  const auto pissa = evals_of([](RunConfig& config) { config.lora_parameters.init = "pissa"; });
+  CHECK(dora.front() == doctest::Approx(base).epsilon(1e-3));
+  CHECK(pissa.front() == doctest::Approx(base).epsilon(1e-2)); // the remainder is rounded to bfloat16
+  CHECK(dora.back() < dora.front());
+  CHECK(pissa.back() < pissa.front());
+}

@@ -244,7 +244,7 @@ int rows_a_chunk(const LossTargets& targets, int chunk) {
 mx::array head_logits(const Head& head, const mx::array& hidden, const std::optional<mx::array>& product) {
   const auto parts = make_parts(head, hidden.dtype());
   const auto update = low_rank(head, hidden);
-  const auto y = product ? add_update(parts, *product, update) : products(parts, hidden, update);
+  auto y = product ? add_update(parts, *product, update) : products(parts, hidden, update);
   if (!parts.magnitude_V && parts.logit_scale == 1.0F && parts.softcap == 0.0F) {
     return y;
   }
