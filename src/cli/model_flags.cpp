@@ -46,7 +46,7 @@ ModelView LoadedModel::view() const {
   return adapter ? ModelView(model, *adapter) : ModelView(model);
 }
 
-LoadedModel load(const ModelFlags& flags) {
+LoadedModel load(const ModelFlags& flags, const BeforeWeights& before_weights) {
   prepare_device();
   const auto path = flags.model.empty() && !flags.adapter.empty() ? base_model_of(flags.adapter) : flags.model;
   if (path.empty()) {
@@ -54,12 +54,16 @@ LoadedModel load(const ModelFlags& flags) {
                           ? "--model is missing: name the folder of the model"
                           : "--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
-  const auto spec = load_spec(path);
+  Json config;
+  const auto spec = load_spec(path, &config);
   // The small files come first: what is wrong with them need not wait for the weights.
   LoadedModel loaded;
   loaded.tokenizer = Tokenizer::load(path);
   if (!flags.adapter.empty()) {
     loaded.adapter = load_adapter(flags.adapter, spec);
+  }
+  if (before_weights) {
+    before_weights(*loaded.tokenizer, spec, config);
   }
   loaded.model = load_model(path, flags.dtype);
   if (loaded.adapter) {

@@ -1,6 +1,7 @@
 // The flags that eval, generate and chat share: which model answers, and how its tokens are chosen.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,9 +30,13 @@ struct LoadedModel {
   ModelView view() const;
 };
 
+// Called before the weights are read, with config.json: what the tokenizer alone can tell need not wait.
+using BeforeWeights =
+    std::function<void(const Tokenizer& tokenizer, const DecoderSpec& spec, const Json& config)>;
+
 // Readies the device and loads what the flags name; the model that an adapter was trained on, if they name
 // none. Throws ConfigError, ModelError, CheckpointError, IoError.
-LoadedModel load(const ModelFlags& flags);
+LoadedModel load(const ModelFlags& flags, const BeforeWeights& before_weights = nullptr);
 
 struct SamplingFlags {
   double temperature = 0.0;

@@ -129,6 +129,106 @@ def test_eval_scores_answers(model, tmp_path):
     assert people.stdout.count("reference:") == 2 and "perplexity" in people.stdout
 
 
+def write_prompts(folder, count=9):
+    rows = [{"prompt": f"w{20 + i} w9", "id": f"q{i}"} for i in range(count)]
+    rows[2] = {"messages": [{"role": "user", "content": "w22 w9"}], "id": "q2", "max_tokens": 2}
+    rows[3]["system"] = "w8"
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_of_prompts_is_answered_in_order(model, tmp_path):
+    prompts = write_prompts(tmp_path)
+    flags = ["generate", "--model", model, "--prompts", prompts, "--max-tokens", 5, "--batch-size", 4]
+    found = json.loads(run(*flags, "--output", tmp_path / "out.jsonl", "--json").stdout)
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == [f"q{i}" for i in range(9)]
+    assert [answer["line"] for answer in answers] == list(range(1, 10))
+    assert found["prompts"] == found["answers"] == 9
+    assert found["tokens"] == sum(answer["tokens"] for answer in answers) == 8 * 5 + 2
+    assert found["prompt_tokens"] == sum(answer["prompt_tokens"] for answer in answers)
+    assert all(found[key] > 0 for key in ("seconds", "prompt_tokens_per_second", "tokens_per_second",
+                                          "answers_per_second", "peak_memory_gb"))  # fmt: skip
+    for i, answer in enumerate(answers):
+        system = ["--system", "w8"] if i == 3 else []
+        alone = run("generate", "--model", model, "--prompt", answer["prompt"], "--max-tokens", 2 if i == 2 else 5,
+                    *system, "--json")  # fmt: skip
+        expected = json.loads(alone.stdout)
+        assert {key: answer[key] for key in ("text", "tokens", "finish_reason", "prompt_tokens")} == {
+            key: expected[key] for key in ("text", "tokens", "finish_reason", "prompt_tokens")
+        }
+    # Without a file the same lines go to standard output, or into the summary.
+    plain = run(*flags)
+    assert [json.loads(line) for line in plain.stdout.splitlines()] == answers
+    assert "answers in" in plain.stderr and "peak memory" in plain.stderr
+    assert json.loads(run(*flags, "--json").stdout)["results"] == answers
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_sampled_answers_do_not_depend_on_the_batch(model, tmp_path):
+    prompts = write_prompts(tmp_path)
+    flags = ["generate", "--model", model, "--prompts", prompts, "--max-tokens", 6, "--temp", 1, "--seed", 3]
+    one = run(*flags, "--batch-size", 1).stdout
+    assert one == run(*flags, "--batch-size", 5).stdout
+    assert one != run(*flags, "--seed", 4).stdout
+
+
+def test_a_killed_run_goes_on(model, tmp_path):
+    prompts = write_prompts(tmp_path, 40)
+    flags = ["generate", "--model", model, "--prompts", prompts, "--max-tokens", 60, "--batch-size", 4, "--temp", 1]
+    out = tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    process = start(*flags, "--output", out)
+    while not partial.exists() or partial.read_text().count("\n") < 5:
+        assert process.poll() is None, process.stderr.read()
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    left = partial.read_text().count("\n") - 1
+    refused = run(*flags, "--output", out)
+    assert refused.returncode == 2 and "--resume" in refused.stderr and refused.stderr.count("\n") == 1
+    other = run(*flags, "--output", out, "--resume", "--seed", 1)
+    assert other.returncode == 2 and "other settings" in other.stderr
+    done = run(*flags, "--output", out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answers"] == 40 - left
+    assert not partial.exists()
+    whole = tmp_path / "whole.jsonl"
+    run(*flags, "--output", whole)
+    assert out.read_text() == whole.read_text()
+
+
+def test_ctrl_c_keeps_the_answers_that_are_finished(model, tmp_path):
+    prompts = write_prompts(tmp_path, 40)
+    out = tmp_path / "out.jsonl"
+    process = start("generate", "--model", model, "--prompts", prompts, "--max-tokens", 60, "--batch-size", 4,
+                    "--output", out)  # fmt: skip
+    partial = tmp_path / "out.jsonl.partial"
+    while not partial.exists() or partial.read_text().count("\n") < 5:
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, report = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on" in report and partial.read_text().count("\n") >= 5 and not out.exists()
+
+
+def test_a_prompt_cache_spares_the_reading(model, tmp_path):
+    cache = tmp_path / "prompt.safetensors"
+    long = " ".join(f"w{10 + i}" for i in range(40))
+    flags = ["generate", "--model", model, "--max-tokens", 5, "--json"]
+    first = run(*flags, "--prompt", long, "--prompt-cache", cache)
+    assert json.loads(first.stdout)["reused_tokens"] == 0 and "kept in" in first.stderr
+    before = cache.read_bytes()
+    second = json.loads(run(*flags, "--prompt", long + " w9", "--prompt-cache", cache).stdout)
+    alone = json.loads(run(*flags, "--prompt", long + " w9").stdout)
+    assert second["reused_tokens"] >= 40 and alone["reused_tokens"] == 0
+    assert second["token_ids"] == alone["token_ids"]
+    other = run(*flags, "--prompt", "w9", "--prompt-cache", cache)
+    assert other.returncode == 0 and "begins otherwise" in other.stderr
+    assert cache.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
@@ -136,6 +236,14 @@ def test_eval_scores_answers(model, tmp_path):
         (["generate", "--prompt", "w9", "--top-p", "2"], 2, "--top-p must be at least 0 and at most 1"),
         (["generate", "--prompt", "w9", "--adapter", "nowhere"], 6, "nowhere"),
         (["generate"], 2, "--prompt is missing"),
+        (["generate", "--prompt", "w9 " * 80], 2, "more than the model's context of 64"),
+        (["generate", "--prompt", "w9", "--prompts", "x.jsonl"], 2, "--prompt and --prompts: give one"),
+        (["generate", "--prompt", "w9", "--output", "x.jsonl"], 2, "--output goes with --prompts"),
+        (["generate", "--prompts", "x.jsonl", "--resume"], 2, "--resume goes with --output"),
+        (["generate", "--prompts", "x.jsonl", "--prompt-cache", "y"], 2, "--prompt-cache goes with --prompt"),
+        (["generate", "--prompt", "w9", "--prompt-cache", "y"], 2, "ends in .safetensors"),
+        (["generate", "--prompts", "nowhere.jsonl"], 5, "nowhere.jsonl"),
+        (["generate", "--prompts", __file__], 3, "test_answers.py"),
         (["eval"], 2, "--data is missing"),
         (["eval", "--data", "nowhere"], 3, "nowhere"),
         (["eval", "--data", "x", "--metrics", "rouge"], 2, "exact, bleu, chrf, chrf++"),

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "infer/tiny.h"
+#include "models/families.h"
 #include "temper/base/error.h"
 
 using namespace temper;
@@ -143,6 +144,70 @@ TEST_CASE("a text that goes on is read from where it parts from the one before")
   stream.reset();
   CHECK(generate(stream, {edited}, 6).front() == generate_one(ModelView(model), edited, 6));
   CHECK(stream.num_reused() == 0);
+}
+
+TEST_CASE("states and windows that cannot be cut back are taken up at the end of the last prompt") {
+  for (const std::string name : {"lfm2", "qwen3_5_text", "mixtral_window", "gemma3_text"}) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    TokenStream stream(ModelView(model), {}, 100);
+    auto text = family_tokens(500, 1);
+    for (int turn = 0; turn < 2; ++turn) {
+      CAPTURE(turn);
+      const auto length = static_cast<int>(text.size());
+      generate(stream, {text}, 300); // windows leave the prompt behind
+      // The answer is written down otherwise than it was generated, and so is the prompt's very end.
+      text.resize(text.size() - 4);
+      text = join(text, family_tokens(30, 10 + turn));
+      CHECK(generate(stream, {text}, 5).front() == generate_one(ModelView(model), text, 5));
+      CHECK(stream.num_reused() >= length - 16);
+      CHECK(stream.num_reused() <= length - 4);
+    }
+  }
+}
+
+TEST_CASE("texts join those that run, which go on undisturbed") {
+  for (const std::string name : {"llama2", "mistral", "dynamic"}) {
+    CAPTURE(name);
+    const auto model = fixture(name);
+    const auto view = ModelView(model);
+    const std::vector<Tokens> texts{some_tokens(9, 1), some_tokens(21, 2), some_tokens(40, 3),
+                                    some_tokens(2, 4)};
+    std::vector<Tokens> expected;
+    for (const auto& text : texts) {
+      expected.push_back(generate_one(view, text, 20));
+    }
+    TokenStream stream(view, {}, 16);
+    REQUIRE(stream.start({texts[0], texts[1]}));
+    std::vector<Tokens> found(4);
+    std::vector<std::size_t> rows{0, 1};
+    const auto take = [&](int count) {
+      for (int i = 0; i < count; ++i) {
+        const auto tokens = stream.next(true);
+        REQUIRE(tokens.size() == rows.size());
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+          found[rows[row]].push_back(tokens[row]);
+        }
+      }
+    };
+    take(4);
+    REQUIRE(stream.refill({1}, {{texts[2], 2}, {texts[3], 3}})); // longer and shorter than those that run
+    rows = {1, 2, 3};
+    take(6);
+    stream.keep_rows({2}); // columns that only the longer ones had go too
+    rows = {3};
+    take(6);
+    for (std::size_t i = 0; i < 4; ++i) {
+      CAPTURE(i);
+      CHECK(found[i] ==
+            Tokens(expected[i].begin(), expected[i].begin() + static_cast<std::ptrdiff_t>(found[i].size())));
+    }
+    CHECK(found[3].size() == 12);
+    int asked = 0;
+    CHECK_FALSE(stream.refill({0}, {{texts[1], 1}}, [&] { return ++asked == 2; }));
+    take(1); // a cancelled prompt leaves the others as they were
+    CHECK(found[3].back() == expected[3][12]);
+  }
 }
 
 TEST_CASE("what a stretched rope left in the cache is not used for a shorter text") {

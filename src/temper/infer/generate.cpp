@@ -45,14 +45,26 @@ void Generator::reset() {
   stream_.reset();
 }
 
+PromptCache Generator::cached(int prompt_tokens) const {
+  return stream_ ? stream_->cached(prompt_tokens) : PromptCache{{}, KvCache(*model_.spec)};
+}
+
+void Generator::adopt(PromptCache cached) {
+  stream({}).adopt(std::move(cached));
+}
+
+TokenStream& Generator::stream(const GenerationOptions& options) {
+  if (!stream_) {
+    stream_ = std::make_unique<TokenStream>(model_, options.sampling);
+  }
+  stream_->set_sampling(options.sampling, options.prefill_chunk);
+  return *stream_;
+}
+
 GenerationResult Generator::generate(std::span<const std::int32_t> prompt, const GenerationOptions& options,
                                      const TextCallback& on_text) {
   validate(options);
-  if (!stream_ || prefill_chunk_ != options.prefill_chunk) {
-    stream_ = std::make_unique<TokenStream>(model_, options.sampling, options.prefill_chunk);
-    prefill_chunk_ = options.prefill_chunk;
-  }
-  stream_->set_sampling(options.sampling);
+  auto& texts = stream(options);
   Answer answer(tokenizer_, options, options.max_tokens);
   auto& result = answer.result;
   result.prompt_tokens = static_cast<int>(prompt.size());
@@ -62,13 +74,13 @@ GenerationResult Generator::generate(std::span<const std::int32_t> prompt, const
     }
   };
   Stopwatch watch;
-  if (!stream_->start({{prompt.begin(), prompt.end()}}, options.cancelled)) {
+  if (!texts.start({{prompt.begin(), prompt.end()}}, options.cancelled)) {
     answer.finish("cancelled");
   }
-  result.reused_tokens = stream_->num_reused();
+  result.reused_tokens = texts.num_reused();
   while (!answer.is_finished()) {
     const bool first = result.tokens.empty();
-    const auto token = stream_->next(answer.wants_two()).front();
+    const auto token = texts.next(answer.wants_two()).front();
     if (first) {
       result.prompt_seconds = watch.seconds();
       watch.restart();

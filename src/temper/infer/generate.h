@@ -59,11 +59,17 @@ class Generator {
   // Forgets the text before.
   void reset();
 
+  // What is kept of the first `prompt_tokens` tokens of the text before (TokenStream::cached()).
+  PromptCache cached(int prompt_tokens) const;
+  // As if `cached`'s tokens were the beginning of the text before.
+  void adopt(PromptCache cached);
+
  private:
+  TokenStream& stream(const GenerationOptions& options);
+
   ModelView model_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<TokenStream> stream_;
-  int prefill_chunk_ = 0;
 };
 
 } // namespace temper

@@ -87,8 +87,9 @@ TokenStream::TokenStream(const ModelView& model, const SamplerOptions& sampling,
       prefix_{KvCache(*model.spec), {0}, {}} {
 }
 
-void TokenStream::set_sampling(const SamplerOptions& sampling) {
+void TokenStream::set_sampling(const SamplerOptions& sampling, int prefill_chunk) {
   sampler_ = Sampler(sampling);
+  prefill_chunk_ = std::max(1, prefill_chunk);
 }
 
 void TokenStream::reset() {
@@ -96,10 +97,18 @@ void TokenStream::reset() {
   known_.clear();
 }
 
-void TokenStream::adopt(std::vector<std::int32_t> tokens, KvCache cache) {
+PromptCache TokenStream::cached(int length) const {
+  PromptCache cached{{}, rows_.cache};
+  const bool turned = rope_stage(*model_.spec, length) != rope_stage(*model_.spec, rows_.cache.offset());
+  cached.cache.trim(known_.empty() || turned ? 0 : can_cut_ ? length : std::max(0, length - kTurnOpening));
+  cached.tokens.assign(known_.begin(), known_.begin() + cached.cache.offset());
+  return cached;
+}
+
+void TokenStream::adopt(PromptCache cached) {
   reset();
-  rows_.cache = std::move(cache);
-  known_ = std::move(tokens);
+  rows_.cache = std::move(cached.cache);
+  known_ = std::move(cached.tokens);
 }
 
 bool TokenStream::start(const std::vector<std::vector<std::int32_t>>& prompts, const Cancelled& cancelled) {

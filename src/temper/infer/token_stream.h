@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "temper/infer/model_view.h"
+#include "temper/infer/prompt_cache.h"
 #include "temper/infer/sampler.h"
 #include "temper/infer/text_rows.h"
 
@@ -45,8 +46,8 @@ class TokenStream {
   // Goes on with these rows (ascending indices) alone.
   void keep_rows(const std::vector<std::int32_t>& rows);
 
-  // Changes how the next start()'s texts are sampled.
-  void set_sampling(const SamplerOptions& sampling);
+  // Changes how the next start()'s texts are sampled, and read.
+  void set_sampling(const SamplerOptions& sampling, int prefill_chunk);
   // Forgets the text before.
   void reset();
 
@@ -55,15 +56,11 @@ class TokenStream {
     return num_reused_;
   }
 
-  // A single row's text as far as it is known, and its caches, which hold the first offset() tokens of it.
-  const std::vector<std::int32_t>& text() const {
-    return known_;
-  }
-  const KvCache& cache() const {
-    return rows_.cache;
-  }
-  // As if a single row's text `tokens` had been read into `cache`.
-  void adopt(std::vector<std::int32_t> tokens, KvCache cache);
+  // What the caches hold of a single row's first `length` tokens, so that a text that goes on from there can
+  // take it up: somewhat less where they can't be cut back, nothing where the text's angles have turned since.
+  PromptCache cached(int length) const;
+  // As if `cached`'s tokens had been read.
+  void adopt(PromptCache cached);
 
  private:
   using Cancelled = std::function<bool()>;
