@@ -110,6 +110,23 @@ void check_close(const std::pair<float, Params>& found, const std::pair<float, P
   }
 }
 
+// A model with every matrix packed, and its twin with the same weights unpacked.
+std::pair<Model, Model> packed_twins(int bits) {
+  auto packed = tiny_model({{"hidden_size", 64}, {"intermediate_size", 128}, {"num_attention_heads", 4}});
+  auto dense = packed;
+  for (const auto& layer : matrix_layers(packed.spec)) {
+    const auto name = layer.name + ".weight";
+    const auto parts = quantize(packed.params.at(name), {"affine", bits, 64}, layer.name);
+    dense.params.at(name) = dequantize(parts, mx::float32);
+    packed.params.at(name) = parts.weight;
+    packed.params.emplace(layer.name + ".scales", parts.scales);
+    packed.params.emplace(layer.name + ".biases", *parts.biases);
+  }
+  mx::eval(values(packed.params));
+  mx::eval(values(dense.params));
+  return {packed, dense};
+}
+
 } // namespace
 
 TEST_CASE("every method has the merged weights' loss and gradients, checkpointed and packed too") {
@@ -309,21 +326,9 @@ TEST_CASE("NEFTune's noise is uniform, bounded by a text's own length, and falls
 }
 
 TEST_CASE("DoRA over packed weights is DoRA over the same weights unpacked") {
-  const Json wide{{"hidden_size", 64}, {"intermediate_size", 128}, {"num_attention_heads", 4}};
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     CAPTURE(bits);
-    auto packed = tiny_model(wide);
-    auto dense = packed;
-    for (const auto& layer : matrix_layers(packed.spec)) {
-      const auto name = layer.name + ".weight";
-      const auto parts = quantize(packed.params.at(name), {"affine", bits, 64}, layer.name);
-      dense.params.at(name) = dequantize(parts, mx::float32);
-      packed.params.at(name) = parts.weight;
-      packed.params.emplace(layer.name + ".scales", parts.scales);
-      packed.params.emplace(layer.name + ".biases", *parts.biases);
-    }
-    mx::eval(values(packed.params));
-    mx::eval(values(dense.params));
+    auto [packed, dense] = packed_twins(bits);
     const auto config = config_of("dora", {"self_attn.q_proj", "mlp.down_proj", "embed_tokens"});
     const auto over_packed = make_method(config, packed);
     const auto over_dense = make_method(config, dense);
@@ -335,4 +340,25 @@ TEST_CASE("DoRA over packed weights is DoRA over the same weights unpacked") {
     check_close(gradients_of_method(packed, over_packed, trained, batch, {}),
                 gradients_of_method(dense, over_dense, trained, batch, {}));
   }
+}
+
+TEST_CASE("a packed layer trained whole is unpacked; PiSSA and full training refuse packed weights") {
+  auto [packed, dense] = packed_twins(4);
+  auto config = config_of("lora", {"self_attn.q_proj"});
+  config.trainable_modules = {"embed_tokens"};
+  const auto over_packed = make_method(config, packed);
+  const auto over_dense = make_method(config, dense);
+  CHECK(same_bits(over_packed.trainable, over_dense.trainable));
+  const auto trained = moved(over_packed.trainable);
+  const auto batch = batch_of(uneven_examples(5), true);
+  check_close(gradients_of_method(packed, over_packed, trained, batch, {}),
+              gradients_of_method(dense, over_dense, trained, batch, {}));
+
+  config = config_of("lora", {"self_attn.q_proj"});
+  config.lora_parameters.init = "pissa";
+  CHECK(contains(message_of<ConfigError>([&] { make_method(config, packed); }),
+                 "lora_parameters.init pissa: model.layers.0.self_attn.q_proj is quantized"));
+  const Json description{{"quantization", {{"group_size", 64}, {"bits", 4}}}};
+  CHECK(contains(message_of<ConfigError>([&] { check_method(config_of("full"), packed.spec, description); }),
+                 "fine_tune_type: full needs unquantized weights"));
 }
