@@ -13,7 +13,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The "model" of the run that made the adapter; empty if its config does not say.
+double gigabytes(std::int64_t bytes) {
+  return static_cast<double>(bytes) / 1e9;
+}
+
+} // namespace
+
 std::string base_model_of(const std::string& adapter) {
   fs::path folder = adapter;
   if (!fs::is_directory(folder)) {
@@ -22,12 +27,6 @@ std::string base_model_of(const std::string& adapter) {
   const auto path = folder / "adapter_config.json";
   return fs::exists(path) ? read_json(path).value("model", "") : std::string();
 }
-
-double gigabytes(std::int64_t bytes) {
-  return static_cast<double>(bytes) / 1e9;
-}
-
-} // namespace
 
 void ModelFlags::add_to(Args& args) {
   args.group("Model");

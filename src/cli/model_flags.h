@@ -22,6 +22,9 @@ struct ModelFlags {
   void add_to(Args& args);
 };
 
+// The "model" of the run that made the adapter; empty if its config does not say.
+std::string base_model_of(const std::string& adapter);
+
 struct LoadedModel {
   Model model;
   std::optional<Adapter> adapter;

@@ -8,6 +8,7 @@ const std::vector<Verb>& verbs() {
       {"eval", "loss and perplexity on a data set, and scores of answers", run_eval},
       {"generate", "answer one prompt", run_generate},
       {"chat", "talk with a model in the terminal", run_chat},
+      {"fuse", "merge an adapter into its model", run_fuse},
       {"convert", "quantize or unpack a model, or change its dtype", run_convert},
       {"data", "check, preview and prepare data sets", run_data},
       {"models", "the model families that can be trained, or what a model folder is", run_models},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from box import Box
 from fault import IO, OK, check, fault
+from model_faults import make_adapter
 
 
 @fault(IO, r"cannot create folder d/train\.jsonl/run: Not a directory")
@@ -101,3 +102,17 @@ def a_token_cache_that_cannot_be_written(box: Box) -> None:
     result = box.run(box.train())
     assert result.returncode == OK, result.stderr
     assert "warning: no token cache: " in result.stderr, result.stderr
+
+
+@check
+def a_disk_that_fills_up_while_fusing(box: Box) -> None:
+    make_adapter(box)
+    with small_disk(box.root / "disk", 160) as mounted:
+        limits = {} if mounted else {"preexec_fn": limit_file_size, "restore_signals": False}
+        result = box.run(["fuse", "--model", "m", "--adapter", "adapter", "--out", "disk/out"], **limits)
+        assert result.returncode == IO, f"exit code {result.returncode}: {result.stderr}"
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: cannot write disk/out"), result.stderr
+        assert "full" in last or "No space" in last or "too large" in last, last
+        left = [path.name for path in (box.root / "disk").iterdir()]
+        assert not left, f"leaves {left}"

@@ -4,7 +4,7 @@ import json
 import math
 
 from box import HIDDEN, Box, tensor, tiny_tensors, write_safetensors
-from fault import CHECKPOINT, MODEL, NON_FINITE, fault
+from fault import CHECKPOINT, CONFIG, MODEL, NON_FINITE, OK, check, fault
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 
@@ -157,13 +157,13 @@ def a_broken_tokenizer_config(box: Box) -> None:
     (box.model / "tokenizer_config.json").write_text("{")
 
 
-def make_adapter(box: Box, hidden: int = HIDDEN, rank: int = 4) -> None:
-    """An adapter as a run leaves it, for q_proj of a model of this width."""
+def make_adapter(box: Box, hidden: int = HIDDEN, rank: int = 4, value: float | None = None) -> None:
+    """An adapter as a run leaves it, for q_proj of a model of this width; `value`: of every entry of B."""
     folder = box.root / "adapter"
     folder.mkdir()
     layer = "model.layers.0.self_attn.q_proj"
     write_safetensors(folder / "adapters.safetensors",
-                      {f"{layer}.lora_a": tensor(hidden, rank), f"{layer}.lora_b": tensor(rank, hidden)})
+                      {f"{layer}.lora_a": tensor(hidden, rank), f"{layer}.lora_b": tensor(rank, hidden, value=value)})
     parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
     (folder / "adapter_config.json").write_text(
         json.dumps({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}))
@@ -255,3 +255,48 @@ def a_truncated_adapter(box: Box) -> list[str]:
 def an_adapter_file_of_other_settings_to_start_from(box: Box) -> list[str]:
     make_adapter(box)
     return box.train("--lora-rank", "4", "--resume-adapter-file", "adapter/adapters.safetensors")
+
+
+FUSE = ["fuse", "--model", "m", "--adapter", "adapter", "--out", "out"]
+
+
+@fault(MODEL, r"adapter/adapters\.safetensors: tensor .*q_proj\.lora_a has shape \[48, 4\], .* \[32, 4\]; was .*")
+def an_adapter_of_another_model_to_fuse(box: Box) -> list[str]:
+    make_adapter(box, hidden=48)
+    return FUSE
+
+
+@fault(CONFIG, r"m: is there already; name another --out, or delete it, since nothing is overwritten")
+def fusing_into_a_folder_that_is_not_empty(box: Box) -> list[str]:
+    make_adapter(box)
+    return [*FUSE[:-1], "m"]
+
+
+@fault(CONFIG, r"--quantize-again: m is not quantized")
+def packing_a_fused_model_whose_base_is_dense(box: Box) -> list[str]:
+    make_adapter(box)
+    return [*FUSE, "--quantize-again"]
+
+
+@fault(CONFIG, r"--model is missing, and adapter does not say whose adapter it is")
+def fusing_an_adapter_of_an_unknown_model(box: Box) -> list[str]:
+    make_adapter(box)
+    return ["fuse", *FUSE[3:]]
+
+
+@fault(MODEL, r"adapter: the fused model lost the adapter: \d+% of its effect on the logits survives, .*--force")
+def a_fuse_that_rounds_the_adapter_away(box: Box) -> list[str]:
+    """Beside weights of this size float16 has no room for what the adapter adds."""
+    make_adapter(box, value=1e-4)
+    big = tensor(HIDDEN, HIDDEN, value=2048.0)
+    box.change_tensors(lambda tensors: tensors.update({Q: big}))
+    return [*FUSE, "--dtype", "float16"]
+
+
+@check
+def an_adapter_without_effect(box: Box) -> None:
+    make_adapter(box, value=0.0)
+    result = box.run(FUSE)
+    assert result.returncode == OK, result.stderr
+    assert "warning: adapter: the adapter has no effect on the sampled text" in result.stderr, result.stderr
+    assert (box.root / "out" / "model.safetensors").exists()

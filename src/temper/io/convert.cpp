@@ -1,11 +1,9 @@
 #include "temper/io/convert.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
+#include "temper/base/draft_folder.h"
 #include "temper/base/error.h"
-#include "temper/base/files.h"
 #include "temper/nn/linear.h"
 #include "temper/quant/packed.h"
 #include "temper/quant/quant_config.h"
@@ -17,18 +15,6 @@ namespace fs = std::filesystem;
 
 double bits_a_weight(std::int64_t bytes, std::int64_t parameters) {
   return 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters);
-}
-
-void check_target(const ConvertOptions& options) {
-  if (fs::exists(options.out) && !(fs::is_directory(options.out) && fs::is_empty(options.out))) {
-    throw ConfigError(options.out.string() +
-                      ": is there already; name another --out, or delete it, since nothing is overwritten");
-  }
-}
-
-// Kept as stored by mlx-lm too: a rate whose exponential is taken.
-bool keeps_dtype(const std::string& name) {
-  return name.ends_with(".A_log");
 }
 
 std::optional<mx::Dtype> target_dtype(const ConvertOptions& options, const Json& config) {
@@ -96,63 +82,6 @@ QuantConfig quant_config_of(const Model& model, const std::optional<QuantFormat>
   return config;
 }
 
-void set_config(Model& model, const QuantConfig& quantization, std::optional<mx::Dtype> dtype) {
-  auto& config = model.config;
-  for (auto* part : {&config, config.contains("text_config") ? &config["text_config"] : &config}) {
-    for (const char* key : {"quantization", "quantization_config"}) {
-      part->erase(key);
-    }
-    if (dtype) {
-      for (const char* key : {"torch_dtype", "dtype"}) {
-        if (part->contains(key)) {
-          (*part)[key] = dtype_name(*dtype);
-        }
-      }
-    }
-  }
-  if (dtype && !stated_dtype(config)) {
-    config["torch_dtype"] = dtype_name(*dtype);
-  }
-  if (quantization.base) {
-    config["quantization"] = to_json(quantization);
-    config["quantization_config"] = config["quantization"];
-  }
-}
-
-// Removes what it was given unless it is told that all went well.
-class Draft {
- public:
-  explicit Draft(const fs::path& target)
-      : target_(target), path_(target.string() + ".tmp" + std::to_string(::getpid())) {
-    make_directories(path_);
-  }
-  Draft(const Draft&) = delete;
-  Draft& operator=(const Draft&) = delete;
-  ~Draft() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const {
-    return path_;
-  }
-  void publish() {
-    std::error_code error;
-    fs::rename(path_, target_, error);
-    if (error) {
-      throw IoError("cannot rename " + path_.string() + " to " + target_.string() + ": " + error.message());
-    }
-  }
-
- private:
-  fs::path target_;
-  fs::path path_;
-};
-
-// A folder's name without the slash that may end it.
-fs::path without_slash(const fs::path& folder) {
-  return folder.has_filename() ? folder : folder.parent_path();
-}
-
 } // namespace
 
 double ConvertReport::bits_before() const {
@@ -164,7 +93,7 @@ double ConvertReport::bits_after() const {
 }
 
 ConvertReport convert_model(const ConvertOptions& options) {
-  check_target(options);
+  DraftFolder draft(options.out);
   const auto spec = load_spec(options.model);
   const auto plan =
       options.quantize ? plan_quantization(spec, *options.quantize) : std::map<std::string, QuantFormat>{};
@@ -183,11 +112,10 @@ ConvertReport convert_model(const ConvertOptions& options) {
   pack(model, plan);
   const auto asked = options.quantize ? std::optional(base_format(*options.quantize)) : std::nullopt;
   const auto quantization = quant_config_of(model, stated && !options.dequantize ? stated : asked);
-  set_config(model, quantization, dtype);
+  set_weights(model.config, quantization, dtype);
   report.quantization = to_json(quantization);
   report.bytes_after = num_bytes(model.params);
 
-  Draft draft(without_slash(options.out));
   save_folder(draft.path(), model.config, std::move(model.params), report.parameters, options.model,
               options.progress);
   draft.publish();

@@ -65,8 +65,8 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
   return {files.begin(), files.end()};
 }
 
-// Every parameter of the checkpoint, lazily, under our names.
-Params read_tensors(const fs::path& folder, const Family& family, const DecoderSpec& spec) {
+// Every tensor of the checkpoint, lazily, as it is stored.
+Params stored_tensors(const fs::path& folder) {
   Params stored;
   for (const auto& file : weight_files(folder)) {
     for (const auto& [name, array] : load_safetensors(file)) {
@@ -75,7 +75,12 @@ Params read_tensors(const fs::path& folder, const Family& family, const DecoderS
       }
     }
   }
-  auto params = import_weights(family.layout, spec, stored, folder.string());
+  return stored;
+}
+
+// Every parameter of the checkpoint, lazily, under our names.
+Params read_tensors(const fs::path& folder, const Family& family, const DecoderSpec& spec) {
+  auto params = import_weights(family.layout, spec, stored_tensors(folder), folder.string());
   if (spec.tied_head) {
     for (const char* leaf : {".weight", ".scales", ".biases"}) {
       params.erase(spec.head + leaf);
@@ -270,6 +275,11 @@ Model open_model(const fs::path& folder) {
     array = mx::contiguous(array);
   }
   return model;
+}
+
+Params other_tensors(const fs::path& folder) {
+  const auto& family = find_family(load_spec(folder).model_type, folder.string());
+  return left_out_weights(family.layout, stored_tensors(folder));
 }
 
 Model load_model(const fs::path& folder, const std::string& dtype, PackedWeights packed) {

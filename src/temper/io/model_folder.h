@@ -12,6 +12,7 @@
 #include "temper/models/spec.h"
 #include "temper/nn/params.h"
 #include "temper/quant/format.h"
+#include "temper/quant/quant_config.h"
 
 namespace temper {
 
@@ -47,6 +48,10 @@ Model load_model(const std::filesystem::path& folder, const std::string& dtype =
 // The same tensors as they are stored, checked and unevaluated; `dtype` is what config.json says.
 Model open_model(const std::filesystem::path& folder);
 
+// What the checkpoint holds beside the language model (a vision tower, heads for drafts), as it is stored.
+// Lazy.
+Params other_tensors(const std::filesystem::path& folder);
+
 // Checks `params` against what `spec` expects, packed or not; `origin` names the source. The packed layers'
 // formats. Throws as load_model() does.
 std::map<std::string, QuantFormat> check_tensors(const DecoderSpec& spec, const Params& params,
@@ -59,6 +64,12 @@ bool is_packed_part(const Model& model, const std::string& name);
 // What is not packed is cast to `dtype` if given. Evaluates a file at a time. Throws IoError.
 void save_model(const std::filesystem::path& folder, const Model& source, const Params& params,
                 std::optional<mx::Dtype> dtype = std::nullopt);
+
+// Makes a config say how the weights beside it are packed, and their dtype if given.
+void set_weights(Json& config, const QuantConfig& quantization, std::optional<mx::Dtype> dtype);
+
+// Whether a tensor is fp32 whatever the others are, as in mlx-lm: rates whose exponential is taken.
+bool keeps_dtype(const std::string& name);
 
 // Called before each tensor is written; what it throws ends the writing.
 using SaveProgress = std::function<void(std::int64_t bytes_done, std::int64_t bytes_total)>;

@@ -69,6 +69,31 @@ void save_weights(const fs::path& folder, Params params, std::int64_t num_parame
               {"weight_map", weight_map}});
 }
 
+// transformers knows the dtype by either name, and in a model of several parts from each.
+void set_weights(Json& config, const QuantConfig& quantization, std::optional<mx::Dtype> dtype) {
+  for (auto* part : {&config, config.contains("text_config") ? &config["text_config"] : &config}) {
+    for (const char* key : {"quantization", "quantization_config"}) {
+      part->erase(key);
+    }
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      if (dtype && part->contains(key)) {
+        (*part)[key] = dtype_name(*dtype);
+      }
+    }
+  }
+  if (dtype && !stated_dtype(config)) {
+    config["torch_dtype"] = dtype_name(*dtype);
+  }
+  if (quantization.base) {
+    config["quantization"] = to_json(quantization);
+    config["quantization_config"] = config["quantization"];
+  }
+}
+
+bool keeps_dtype(const std::string& name) {
+  return name.ends_with(".A_log");
+}
+
 void save_folder(const fs::path& folder, const Json& config, Params params, std::int64_t num_parameters,
                  const fs::path& source, const SaveProgress& progress) {
   make_directories(folder);

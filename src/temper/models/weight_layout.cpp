@@ -25,6 +25,27 @@ std::string renamed(const WeightLayout& layout, std::string name) {
   return name;
 }
 
+bool is_left_out(const WeightLayout& layout, const std::string& name) {
+  return std::any_of(layout.left_out.begin(), layout.left_out.end(),
+                     [&](const auto& part) { return name.find(part) != std::string::npos; });
+}
+
+// The inverse of renamed().
+std::string hub_name(const WeightLayout& layout, std::string name) {
+  for (auto it = layout.renames.rbegin(); it != layout.renames.rend(); ++it) {
+    if (const auto at = name.find(it->second); at != std::string::npos) {
+      name.replace(at, it->second.size(), it->first);
+    }
+  }
+  for (const auto& [theirs, ours] : layout.prefixes) {
+    if (!layout.keep_prefixes && name.starts_with(ours)) {
+      name.replace(0, ours.size(), theirs);
+      break;
+    }
+  }
+  return name;
+}
+
 // The number and the rest behind "....experts.", of a tensor of one expert.
 struct ExpertName {
   std::string stacked;
@@ -81,8 +102,7 @@ Params import_weights(const WeightLayout& layout, const DecoderSpec& spec, const
     }
   };
   for (const auto& [name, array] : stored) {
-    if (std::any_of(layout.left_out.begin(), layout.left_out.end(),
-                    [&](const auto& part) { return name.find(part) != std::string::npos; })) {
+    if (is_left_out(layout, name)) {
       continue;
     }
     if (const auto expert = expert_name(layout, name)) {
@@ -97,9 +117,49 @@ Params import_weights(const WeightLayout& layout, const DecoderSpec& spec, const
   return layout.rearrange != nullptr ? layout.rearrange(spec, std::move(params)) : params;
 }
 
+Params export_weights(const WeightLayout& layout, const DecoderSpec& spec, Params params) {
+  if (layout.restore != nullptr) {
+    params = layout.restore(spec, std::move(params));
+  }
+  Params exported;
+  for (const auto& [ours, array] : params) {
+    const auto name = hub_name(layout, ours);
+    const auto at = layout.expert_part.empty() ? std::string::npos : name.find(layout.stacked_experts);
+    if (at == std::string::npos) {
+      exported.emplace(name, array);
+      continue;
+    }
+    const auto rest = name.substr(at + layout.stacked_experts.size());
+    for (int expert = 0; expert < array.shape(0); ++expert) {
+      exported.emplace(name.substr(0, at) + layout.expert_part + std::to_string(expert) + "." + rest,
+                       mx::take(array, expert, 0));
+    }
+  }
+  return exported;
+}
+
+Params left_out_weights(const WeightLayout& layout, const Params& stored) {
+  Params found;
+  for (const auto& [name, array] : stored) {
+    if (is_left_out(layout, name)) {
+      found.emplace(name, array);
+    }
+  }
+  return found;
+}
+
 Params transpose_convolutions(Params params, const std::string& part) {
   for (auto& [name, array] : params) {
     if (name.ends_with(part) && array.ndim() == 3 && array.shape(1) == 1 && array.shape(2) != 1) {
+      array = mx::swapaxes(array, 1, 2);
+    }
+  }
+  return params;
+}
+
+Params restore_convolutions(Params params, const std::string& part) {
+  for (auto& [name, array] : params) {
+    if (name.ends_with(part) && array.ndim() == 3 && array.shape(2) == 1 && array.shape(1) != 1) {
       array = mx::swapaxes(array, 1, 2);
     }
   }

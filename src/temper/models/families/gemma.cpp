@@ -102,6 +102,7 @@ Family gemma3_family() {
           read_gemma3,
           {.prefixes = {{"model.language_model.", "language_model.model."},
                         {"lm_head.", "language_model.lm_head."}},
+           .keep_prefixes = true, // mlx-lm reads no others
            .left_out = {"vision_tower.", "multi_modal_projector."}},
           "text_config"};
 }

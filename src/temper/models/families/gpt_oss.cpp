@@ -78,6 +78,34 @@ Params rearrange(const DecoderSpec&, Params stored) {
   return params;
 }
 
+// Two halves [X, O, ...] as one [X, 2 O, ...] whose rows are theirs in turn.
+mx::array in_turn(const mx::array& gate, const mx::array& up) {
+  return mx::flatten(mx::stack({gate, up}, 2), 1, 2);
+}
+
+// As the bf16 checkpoints have it.
+Params restore(const DecoderSpec&, Params params) {
+  Params restored;
+  for (const auto& [name, array] : params) {
+    const auto at = name.find("experts.");
+    const auto module = at == std::string::npos ? "" : name.substr(0, at + std::string("experts.").size());
+    const auto leaf = name.substr(module.size());
+    if (module.empty()) {
+      restored.emplace(name, array);
+    } else if (leaf == "gate_proj.weight") {
+      const auto rows = in_turn(array, params.at(module + "up_proj.weight"));
+      restored.emplace(module + "gate_up_proj", mx::swapaxes(rows, 1, 2));
+    } else if (leaf == "gate_proj.bias") {
+      restored.emplace(module + "gate_up_proj_bias", in_turn(array, params.at(module + "up_proj.bias")));
+    } else if (leaf == "down_proj.weight") {
+      restored.emplace(module + "down_proj", mx::swapaxes(array, 1, 2));
+    } else if (leaf == "down_proj.bias") {
+      restored.emplace(module + "down_proj_bias", array);
+    }
+  }
+  return restored;
+}
+
 } // namespace
 
 Family gpt_oss_family() {
@@ -85,7 +113,7 @@ Family gpt_oss_family() {
           "gpt-oss",
           {"experts with biases, mxfp4", "sinks", "alternating windows", "yarn", "clamped SwiGLU"},
           read_gpt_oss,
-          {.rearrange = rearrange}};
+          {.rearrange = rearrange, .restore = restore}};
 }
 
 } // namespace temper

@@ -56,10 +56,18 @@ Params rearrange(const DecoderSpec&, Params params) {
   return transpose_convolutions(std::move(params), "conv.conv.weight");
 }
 
+Params restore(const DecoderSpec&, Params params) {
+  return restore_convolutions(std::move(params), "conv.conv.weight");
+}
+
 } // namespace
 
 Family lfm2_family() {
-  return {{"lfm2"}, "LFM2", {"short convolutions", "q, k norms"}, read_lfm2, {.rearrange = rearrange}};
+  return {{"lfm2"},
+          "LFM2",
+          {"short convolutions", "q, k norms"},
+          read_lfm2,
+          {.rearrange = rearrange, .restore = restore}};
 }
 
 } // namespace temper

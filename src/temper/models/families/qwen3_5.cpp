@@ -47,6 +47,11 @@ DecoderSpec read_qwen3_5(ConfigReader& config) {
   return spec;
 }
 
+// Norms that the hub stores as what is added to 1.
+bool is_offset_norm(const std::string& name, const mx::array& array) {
+  return array.ndim() == 1 && name.ends_with("norm.weight") && !name.ends_with("linear_attn.norm.weight");
+}
+
 // Checkpoints from the hub store norms as 1 + weight, which MLX's converted ones have added up, and experts'
 // gate and up as one.
 Params rearrange(const DecoderSpec&, Params stored) {
@@ -64,8 +69,7 @@ Params rearrange(const DecoderSpec&, Params stored) {
       params.emplace(module + "up_proj.weight", halves[1]);
     } else if (experts != std::string::npos && name.ends_with("down_proj")) {
       params.emplace(name.substr(0, experts) + "mlp.switch_mlp.down_proj.weight", array);
-    } else if (from_hub && array.ndim() == 1 && name.ends_with("norm.weight") &&
-               !name.ends_with("linear_attn.norm.weight")) {
+    } else if (from_hub && is_offset_norm(name, array)) {
       params.emplace(name, mx::astype(array, mx::float32) + mx::array(1.0F));
     } else {
       params.emplace(name, array);
@@ -74,16 +78,47 @@ Params rearrange(const DecoderSpec&, Params stored) {
   return params;
 }
 
+Params restore(const DecoderSpec&, Params params) {
+  params = restore_convolutions(std::move(params), "conv1d.weight");
+  for (auto& [name, array] : params) {
+    if (is_offset_norm(name, array)) {
+      array = mx::astype(array, mx::float32) - mx::array(1.0F);
+    }
+  }
+  return params;
+}
+
+// The same, with experts' gate and up as one.
+Params restore_joined(const DecoderSpec& spec, Params params) {
+  const auto separate = restore(spec, std::move(params));
+  Params restored;
+  for (const auto& [name, array] : separate) {
+    const auto experts = name.find("mlp.switch_mlp.");
+    const auto block = name.substr(0, experts);
+    if (experts == std::string::npos) {
+      restored.emplace(name, array);
+    } else if (name.ends_with("gate_proj.weight")) {
+      const auto& up = separate.at(block + "mlp.switch_mlp.up_proj.weight");
+      restored.emplace(block + "mlp.experts.gate_up_proj", mx::concatenate({array, up}, 1));
+    } else if (name.ends_with("down_proj.weight")) {
+      restored.emplace(block + "mlp.experts.down_proj", array);
+    }
+  }
+  return restored;
+}
+
 const WeightLayout kNested{
     .prefixes = {{"model.language_model.", "language_model.model."}, {"lm_head.", "language_model.lm_head."}},
     .left_out = {"mtp.", "model.visual.", "vision_tower."},
     .expert_part = "mlp.experts.",
     .stacked_experts = "mlp.switch_mlp.",
-    .rearrange = rearrange};
+    .rearrange = rearrange,
+    .restore = restore_joined};
 const WeightLayout kText{.left_out = {"mtp."},
                          .expert_part = "mlp.experts.", // stored one by one by transformers 5
                          .stacked_experts = "mlp.switch_mlp.",
-                         .rearrange = rearrange};
+                         .rearrange = rearrange,
+                         .restore = restore};
 
 } // namespace
 
