@@ -13,6 +13,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from test_families import (  # noqa: F401: quick_mlx and family_model are fixtures
     family_model,
     load_mlx_lm,
+    mlx_lm_loss,
     quick_mlx,
     temper,
     temper_loss,
@@ -99,3 +100,22 @@ def test_a_fused_folder_answers_as_base_and_adapter_do(base, tmp_path, case):
 
     data = write_data(tmp_path / "data")
     assert temper_loss(out, data) == pytest.approx(temper_loss(folder, data, "--adapter", adapter), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "keep"), [("qwen2_tied", "mlp.down_proj"), ("mixtral", "lm_head")])
+def test_quantized_bases_are_fused_unpacked_or_packed_again(family_model, tmp_path, name, keep):  # noqa: F811
+    folder, packed = family_model(name), tmp_path / "packed"
+    temper("convert", "--model", folder, "--out", packed, "--bits", 4, "--group-size", 32, "--keep", keep)
+    adapter = write_adapter(tmp_path / "adapter", load_mlx_lm(packed), *CASES[name])
+    report = temper("fuse", "--model", packed, "--adapter", adapter, "--out", tmp_path / "dense", "--dtype", "float32")
+    assert report["survival"] > 0.999
+    assert "quantization" not in json.loads((tmp_path / "dense" / "config.json").read_text())
+    assert difference(mlx_lm_logits(tmp_path / "dense"), mlx_lm_logits(packed, adapter)) < 1e-4
+
+    again = temper("fuse", "--model", packed, "--adapter", adapter, "--out", tmp_path / "again", "--quantize-again",
+                   "--force")  # fmt: skip
+    assert again["quantized"]
+    assert again["fused_difference"]["max"] > 10 * report["fused_difference"]["max"]
+    data = write_data(tmp_path / "data")
+    expected = mlx_lm_loss(load_mlx_lm(tmp_path / "again"), data)
+    assert temper_loss(tmp_path / "again", data) == pytest.approx(expected, rel=1e-5)
