@@ -1,5 +1,8 @@
 // temper bench decode: how fast prompts are read and answers generated, one text at a time and many.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -7,8 +10,7 @@
 
 #include "cli/args.h"
 #include "cli/bench.h"
-#include "temper/base/clock.h"
-#include "temper/infer/token_stream.h"
+#include "temper/infer/continuous_batch.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -16,54 +18,52 @@ namespace {
 
 struct DecodeOptions {
   std::string shape = "tiny";
+  std::string lengths = "full";
   std::string dtype = "auto";
   int rows = 32;
   int prompt = 128;
   int tokens = 128;
+  int prompts = 0;
   int prefill_chunk = 512;
 };
 
-// Prompts of `length` tokens each, none beginning like another.
-std::vector<std::vector<std::int32_t>> random_prompts(int rows, int length, int vocab_size) {
-  std::vector<std::vector<std::int32_t>> prompts(static_cast<std::size_t>(rows));
-  std::uint32_t state = 1;
+// full: `prompt` tokens and `tokens` of answer. mixed: both log-normal around half of them (median), at most
+// twice that. No prompt begins like another.
+std::vector<BatchPrompt> random_prompts(const DecodeOptions& options, int count, int vocab_size) {
+  std::mt19937_64 random(0);
+  std::lognormal_distribution<double> share(std::log(0.5), 0.75);
+  std::uniform_int_distribution<std::int32_t> token(0, vocab_size - 1);
+  const auto length = [&](int most) {
+    return options.lengths == "full" ? most : std::clamp(static_cast<int>(share(random) * most), 2, most);
+  };
+  std::vector<BatchPrompt> prompts(static_cast<std::size_t>(count));
   for (auto& prompt : prompts) {
-    for (int i = 0; i < length; ++i) {
-      state = state * 1664525U + 1013904223U;
-      prompt.push_back(static_cast<std::int32_t>((state >> 8) % static_cast<std::uint32_t>(vocab_size)));
-    }
+    prompt.tokens.resize(static_cast<std::size_t>(length(options.prompt)));
+    std::generate(prompt.tokens.begin(), prompt.tokens.end(), [&] { return token(random); });
+    prompt.max_tokens = length(options.tokens);
   }
   return prompts;
 }
 
-struct Speed {
-  double prompt_tokens_per_second = 0;
-  double tokens_per_second = 0;
-  double peak_memory_gb = 0;
-};
-
-Speed measure(const Model& model, const DecodeOptions& options, int rows) {
-  const auto prompts = random_prompts(rows, options.prompt, model.spec.vocab_size);
-  TokenStream stream(ModelView(model), {}, options.prefill_chunk);
+Json measure(const Model& model, const DecodeOptions& options, int rows, int count) {
+  const auto prompts = random_prompts(options, count, model.spec.vocab_size);
+  const BatchOptions batch{.sampling = {}, .prefill_chunk = options.prefill_chunk, .batch_size = rows};
+  BatchSpeed speed;
   mx::reset_peak_memory();
-  Stopwatch watch;
-  stream.start(prompts);
-  stream.next(true);
-  const double prompt_seconds = watch.seconds();
-  watch.restart();
-  for (int i = 1; i < options.tokens; ++i) {
-    stream.next(i + 1 < options.tokens);
-  }
-  const double count = rows;
-  return {count * options.prompt / prompt_seconds, count * (options.tokens - 1) / watch.seconds(),
-          memory_use().peak_gb};
-}
-
-Json speed_json(const Speed& speed, int rows) {
+  run_batch(
+      ModelView(model), prompts, batch, [](std::size_t) {},
+      [&](std::size_t, std::int32_t) {
+        ++speed.tokens;
+        return true;
+      },
+      speed);
   return {{"rows", rows},
-          {"prompt_tokens_per_second", speed.prompt_tokens_per_second},
-          {"tokens_per_second", speed.tokens_per_second},
-          {"peak_memory_gb", speed.peak_memory_gb}};
+          {"prompts", count},
+          {"prompt_tokens_per_second", speed.prompt_tokens_per_second()},
+          {"tokens_per_second", speed.tokens_per_second()},
+          {"answers_per_second", count / speed.seconds},
+          {"seconds", speed.seconds},
+          {"peak_memory_gb", memory_use().peak_gb}};
 }
 
 } // namespace
@@ -75,25 +75,31 @@ int run_bench_decode(const Arguments& arguments) {
   args.add("shape", &options.shape, "a config.json, or a name in bench/shapes").metavar("SHAPE");
   args.add("dtype", &options.dtype, "what the model computes in; auto: bfloat16 on a GPU, float32 on a CPU")
       .one_of({"auto", "float32", "bfloat16", "float16"});
+  args.add("lengths", &options.lengths, "full, or log-normal ones (median half) of prompts and answers")
+      .one_of({"full", "mixed"});
   args.add("rows", &options.rows, "texts at once, measured beside one alone").at_least(1);
-  args.add("prompt", &options.prompt, "tokens of a prompt").at_least(1);
-  args.add("tokens", &options.tokens, "tokens generated for each").at_least(2);
+  args.add("prompts", &options.prompts, "texts in all, of which those beyond the rows wait; 0: as many as rows")
+      .at_least(0);
+  args.add("prompt", &options.prompt, "tokens of a full prompt").at_least(2);
+  args.add("tokens", &options.tokens, "tokens of a full answer").at_least(2);
   args.add("prefill_chunk", &options.prefill_chunk, "prompt tokens read at once").at_least(1);
   if (!args.parse(arguments)) {
     return 0;
   }
   prepare_device();
   const auto model = random_model(options.shape, options.dtype);
-  measure(model, {.prompt = options.prompt, .tokens = 8}, 1); // warm-up: pages, kernels
-  Json result{{"shape", options.shape},   {"dtype", dtype_name(model.dtype)}, {"device", device_name()},
-              {"prompt", options.prompt}, {"tokens", options.tokens},         {"runs", Json::array()}};
+  measure(model, {.prompt = options.prompt, .tokens = 8}, 1, 1); // warm-up: pages, kernels
+  Json result{{"shape", options.shape},     {"dtype", dtype_name(model.dtype)}, {"device", device_name()},
+              {"lengths", options.lengths}, {"prompt", options.prompt},         {"tokens", options.tokens},
+              {"runs", Json::array()}};
   for (const int rows : {1, options.rows}) {
-    const auto speed = measure(model, options, rows);
-    result["runs"].push_back(speed_json(speed, rows));
+    const auto run = measure(model, options, rows, rows == 1 ? 1 : std::max(rows, options.prompts));
     if (!args.json()) {
-      fmt::print("{} at once: prompt {:.0f} tokens/s, answers {:.0f} tokens/s, peak {:.2f} GB\n", rows,
-                 speed.prompt_tokens_per_second, speed.tokens_per_second, speed.peak_memory_gb);
+      fmt::print("{} at once: prompts {:.0f} tokens/s, answers {:.0f} tokens/s, {:.2f} s, peak {:.2f} GB\n",
+                 rows, run["prompt_tokens_per_second"].get<double>(), run["tokens_per_second"].get<double>(),
+                 run["seconds"].get<double>(), run["peak_memory_gb"].get<double>());
     }
+    result["runs"].push_back(run);
   }
   if (args.json()) {
     print_json(result);

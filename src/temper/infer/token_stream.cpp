@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -282,6 +283,7 @@ mx::array TokenStream::forward(TextRows& rows, const mx::array& tokens_BT) {
   const int width = tokens_BT.shape(1);
   DecoderInput input{.tokens_BT = tokens_BT};
   input.attention.cache = &rows.cache;
+  input.attention.masks = std::make_shared<std::map<std::pair<int, int>, mx::array>>();
   if (rows.starts_B) {
     const auto column = mx::expand_dims(mx::arange(offset, offset + width, 1, mx::int32), 0);
     input.attention.starts_B = rows.starts_B;

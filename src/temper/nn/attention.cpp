@@ -142,19 +142,34 @@ mx::array left_padded_mask(const mx::array& starts_B, int num_queries, int offse
                          mx::logical_or(real, mx::equal(key, query)));
 }
 
+// What the queries of this pass may see of the keys from column `first` on.
+mx::array cached_mask(const AttentionPlan& plan, int num_queries, int window, int first) {
+  const int offset = plan.cache->offset();
+  const auto make = [&] {
+    return plan.starts_B ? left_padded_mask(*plan.starts_B, num_queries, offset, window, first)
+                         : causal_mask(num_queries, offset, window, first);
+  };
+  if (!plan.masks) {
+    return make();
+  }
+  const int cut = is_cut(window, offset + num_queries) ? window : 0;
+  const auto found = plan.masks->find({cut, first});
+  return found != plan.masks->end() ? found->second
+                                    : plan.masks->emplace(std::pair(cut, first), make()).first->second;
+}
+
 mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
                            const mx::array& new_k, const mx::array& new_v, int layer) {
   const int offset = plan.cache->offset();
   const int num_queries = q.shape(2);
   auto [k, v, first] = plan.cache->update(layer, new_k, new_v);
   if (plan.starts_B) {
-    return masked_attention(settings, q, k, v,
-                            left_padded_mask(*plan.starts_B, num_queries, offset, settings.window, first));
+    return masked_attention(settings, q, k, v, cached_mask(plan, num_queries, settings.window, first));
   }
   if (num_queries > 1) {
     return offset == 0
                ? rows_attention(settings, q, k, v)
-               : masked_attention(settings, q, k, v, causal_mask(num_queries, offset, settings.window, first));
+               : masked_attention(settings, q, k, v, cached_mask(plan, num_queries, settings.window, first));
   }
   const int num_keys = k.shape(2);
   if (is_cut(settings.window, num_keys)) {

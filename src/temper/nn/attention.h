@@ -5,7 +5,10 @@
 //       M documents, L longest document (rounded up).
 #pragma once
 
+#include <map>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -50,6 +53,8 @@ struct AttentionPlan {
   std::optional<DocumentLayout> documents;    // packed rows, rearranged; wins over segments_BT
   KeyValueStore* cache = nullptr;             // generation
   std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
+  // With a cache: the masks of this pass by window and first column, so that layers alike share one.
+  std::shared_ptr<std::map<std::pair<int, int>, mx::array>> masks{};
 };
 
 struct AttentionSettings {
