@@ -12,8 +12,10 @@
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/io/pack_model.h"
 #include "temper/models/adapter_params.h"
 #include "temper/models/decoder.h"
+#include "temper/models/quant_plan.h"
 #include "temper/nn/device.h"
 #include "temper/train/step.h"
 
@@ -24,6 +26,8 @@ struct BenchOptions {
   std::string shape = "tiny";
   std::string lengths = "full";
   std::string dtype = "auto";
+  std::string quantize = "none";
+  int bits = 4;
   int rows = 4;
   int width = 2048;
   int rank = 8;
@@ -75,9 +79,22 @@ double step_flops(const DecoderSpec& spec, double tokens, double mean_length) {
   return tokens * (4.0 * weights + attention);
 }
 
+// With the weights packed where that is asked for, as a GPU has them in a run over a quantized base.
+Model bench_model(const BenchOptions& options) {
+  auto model = random_model(options.shape, options.dtype);
+  if (options.quantize != "none") {
+    const auto bits = options.quantize == "affine" ? std::optional(options.bits) : std::nullopt;
+    pack_model(model, plan_quantization(model.spec, {make_quant_format(options.quantize, bits), "", {}}));
+    for (auto& [name, array] : model.params) {
+      mx::eval(array);
+    }
+  }
+  return model;
+}
+
 Json run_step_bench(const BenchOptions& options) {
   prepare_device();
-  const auto model = random_model(options.shape, options.dtype);
+  const auto model = bench_model(options);
   const auto data = synthetic_data(options, model.spec.vocab_size);
   StepOptions step_options;
   step_options.lora = {options.rank, 2.0F, 0.0F};
@@ -129,6 +146,7 @@ Json run_step_bench(const BenchOptions& options) {
               {"width", options.width},
               {"rank", options.rank},
               {"dtype", dtype_name(model.dtype)},
+              {"quantize", options.quantize},
               {"device", device_name()},
               {"packing", options.packing},
               {"grad_checkpoint", options.grad_checkpoint},
@@ -145,6 +163,11 @@ Json run_step_bench(const BenchOptions& options) {
   return result;
 }
 
+std::vector<std::string> with_none(std::vector<std::string> names) {
+  names.insert(names.begin(), "none");
+  return names;
+}
+
 int run_bench_step(const Arguments& arguments) {
   BenchOptions options;
   Args args("bench step", "Speed and memory of a LoRA training step on random weights.",
@@ -156,6 +179,9 @@ int run_bench_step(const Arguments& arguments) {
   args.add("rank", &options.rank, "LoRA rank").at_least(1);
   args.add("dtype", &options.dtype, "what the model computes in; auto: bfloat16 on a GPU, float32 on a CPU")
       .one_of({"auto", "float32", "bfloat16", "float16"});
+  args.add("quantize", &options.quantize, "how the base's weights are packed; none: they are not")
+      .one_of(with_none(quant_mode_names()));
+  args.add("bits", &options.bits, "bits a weight, of affine").at_least(2);
   args.add("steps", &options.steps, "steps timed").at_least(1);
   args.add("warmup", &options.warmup, "steps before").at_least(1);
   args.add("packing", &options.packing, "several examples a row");

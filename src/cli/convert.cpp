@@ -28,14 +28,6 @@ struct ConvertFlags {
   std::string dtype = "auto";
 };
 
-std::vector<std::string> mode_names() {
-  std::vector<std::string> names;
-  for (const auto& mode : quant_modes()) {
-    names.push_back(mode.name);
-  }
-  return names;
-}
-
 std::vector<std::string> recipe_names() {
   std::vector<std::string> names{"none"};
   for (const auto& recipe : quant_recipes()) {
@@ -57,7 +49,7 @@ void add_flags(Args& args, ConvertFlags& flags) {
   args.add("quantize", &flags.quantize,
            "pack the weights; implied by --mode, --bits, --group-size and --recipe")
       .letter('q');
-  args.add("mode", &flags.mode, "how values are packed").alias("q_mode").one_of(mode_names());
+  args.add("mode", &flags.mode, "how values are packed").alias("q_mode").one_of(quant_mode_names());
   args.add("bits", &flags.bits, "bits a weight; none: 4, mxfp8 has 8").alias("q_bits").at_least(1);
   args.add("group_size", &flags.group_size, "weights that share a scale; none: the mode's usual")
       .alias("q_group_size")

@@ -95,6 +95,26 @@ TEST_CASE("packed models compute what their unpacked twins do, many tokens and o
   }
 }
 
+TEST_CASE("the fewer the bits, the farther from the dense model, and never far") {
+  const auto tokens = tokens_of(50);
+  auto dense = tiny_model(wide_config(false));
+  for (auto& [name, array] : dense.params) {
+    array = 0.5F * array;
+  }
+  const auto expected = logits(dense, tokens);
+  const auto size = mx::sqrt(mx::mean(mx::square(expected))).item<float>();
+  std::vector<float> errors;
+  for (const int bits : {8, 6, 5, 4, 3}) {
+    const auto packed = twins({"affine", bits, 32}, false).first;
+    const auto difference = logits(packed, tokens) - expected;
+    errors.push_back(mx::sqrt(mx::mean(mx::square(difference))).item<float>() / size);
+    CAPTURE(errors.back());
+    CHECK((errors.size() == 1 || errors.back() > 1.5F * errors[errors.size() - 2]));
+    // A group of 32 normal weights spans 4 standard deviations or so; layers add their errors up.
+    CHECK(errors.back() < 4.0F * 4.0F / static_cast<float>((1 << bits) - 1));
+  }
+}
+
 TEST_CASE("LoRA over packed weights has the gradients that it has over unpacked ones") {
   for (const auto& format : formats()) {
     for (const bool experts : {false, true}) {

@@ -4,8 +4,7 @@
 
 #include "temper/base/draft_folder.h"
 #include "temper/base/error.h"
-#include "temper/nn/linear.h"
-#include "temper/quant/packed.h"
+#include "temper/io/pack_model.h"
 #include "temper/quant/quant_config.h"
 
 namespace temper {
@@ -24,47 +23,11 @@ std::optional<mx::Dtype> target_dtype(const ConvertOptions& options, const Json&
   return stated_dtype(config);
 }
 
-// Dense weights in place of packed ones.
-void unpack_all(Model& model, std::optional<mx::Dtype> dtype) {
-  for (const auto& layer : matrix_layers(model.spec)) {
-    if (model.packed.contains(layer.name)) {
-      auto& weight = model.params.at(layer.name + ".weight");
-      const auto& scales = model.params.at(layer.name + ".scales");
-      const auto stored = mx::issubdtype(scales.dtype(), mx::floating) ? scales.dtype() : mx::bfloat16;
-      weight = dense_weight(ParamView(model.params), layer.name, layer.in_features, dtype.value_or(stored));
-      model.params.erase(layer.name + ".scales");
-      model.params.erase(layer.name + ".biases");
-    }
-  }
-  model.packed.clear();
-}
-
 void cast_all(Model& model, mx::Dtype dtype) {
   for (auto& [name, array] : model.params) {
     if (!is_packed_part(model, name) && !keeps_dtype(name)) {
       array = mx::astype(array, dtype);
     }
-  }
-}
-
-void pack(Model& model, const std::map<std::string, QuantFormat>& plan) {
-  const auto before = model.packed.size();
-  for (const auto& [layer, format] : plan) {
-    if (model.packed.contains(layer)) {
-      continue;
-    }
-    auto& weight = model.params.at(layer + ".weight");
-    const auto parts = quantize(weight, format, layer);
-    weight = parts.weight;
-    model.params.insert_or_assign(layer + ".scales", parts.scales);
-    if (parts.biases) {
-      model.params.insert_or_assign(layer + ".biases", *parts.biases);
-    }
-    model.packed.emplace(layer, format);
-  }
-  if (!plan.empty() && model.packed.size() == before) {
-    throw ConfigError(model.path.string() +
-                      ": every layer is quantized already; add --dequantize to pack them anew, at a loss");
   }
 }
 
@@ -104,12 +67,17 @@ ConvertReport convert_model(const ConvertOptions& options) {
   const auto stated = read_quant_config(model.config, options.model.string()).base;
   const auto dtype = target_dtype(options, model.config);
   if (options.dequantize) {
-    unpack_all(model, dtype);
+    unpack_model(model, dtype);
   }
   if (dtype) {
     cast_all(model, *dtype);
   }
-  pack(model, plan);
+  const auto packed_before = model.packed.size();
+  pack_model(model, plan);
+  if (!plan.empty() && model.packed.size() == packed_before) {
+    throw ConfigError(options.model.string() +
+                      ": every layer is quantized already; add --dequantize to pack them anew, at a loss");
+  }
   const auto asked = options.quantize ? std::optional(base_format(*options.quantize)) : std::nullopt;
   const auto quantization = quant_config_of(model, stated && !options.dequantize ? stated : asked);
   set_weights(model.config, quantization, dtype);

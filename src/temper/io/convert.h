@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "temper/base/json.h"
 #include "temper/io/model_folder.h"

@@ -6,6 +6,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/base/log.h"
+#include "temper/io/pack_model.h"
 #include "temper/io/safetensors.h"
 #include "temper/models/decoder.h"
 #include "temper/models/registry.h"
@@ -160,19 +161,6 @@ void check_quantization(const QuantConfig& config, const Model& model) {
   }
 }
 
-// Dense weights in place of packed ones. Lazy.
-void unpack(Model& model) {
-  for (const auto& layer : matrix_layers(model.spec)) {
-    if (model.packed.contains(layer.name)) {
-      auto& weight = model.params.at(layer.name + ".weight");
-      weight = dense_weight(ParamView(model.params), layer.name, layer.in_features, model.dtype);
-      model.params.erase(layer.name + ".scales");
-      model.params.erase(layer.name + ".biases");
-    }
-  }
-  model.packed.clear();
-}
-
 } // namespace
 
 // transformers stores the dtype as torch_dtype, since version 5 as dtype.
@@ -287,7 +275,7 @@ Model load_model(const fs::path& folder, const std::string& dtype, PackedWeights
   model.dtype = resolve_dtype(dtype, model.config);
   if (packed == PackedWeights::unpack ||
       (packed == PackedWeights::by_device && mx::default_device() == mx::Device::cpu)) {
-    unpack(model);
+    unpack_model(model, model.dtype);
   }
   for (auto& [name, array] : model.params) {
     // One at a time: the stored copy goes before the next one is read.

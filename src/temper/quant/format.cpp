@@ -36,6 +36,14 @@ const std::vector<QuantMode>& quant_modes() {
   return kModes;
 }
 
+std::vector<std::string> quant_mode_names() {
+  std::vector<std::string> names;
+  for (const auto& mode : quant_modes()) {
+    names.push_back(mode.name);
+  }
+  return names;
+}
+
 const QuantMode& find_quant_mode(const std::string& name) {
   std::string known;
   for (const auto& mode : quant_modes()) {

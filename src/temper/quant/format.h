@@ -32,6 +32,8 @@ struct QuantMode {
 // All modes, in the order that help shows them.
 const std::vector<QuantMode>& quant_modes();
 
+std::vector<std::string> quant_mode_names();
+
 // Throws ConfigError naming the modes there are.
 const QuantMode& find_quant_mode(const std::string& name);
 

@@ -12,8 +12,11 @@ namespace {
 using Arrays = std::vector<mx::array>;
 
 constexpr int kWordBits = 32;
-// A packed product reads the weight once for every few rows; unpacking writes and reads it dense, once.
-constexpr int kFewRows = 16;
+// Unpacking costs the same for any number of rows, a packed product grows with it. From so many rows on the
+// former is faster: on an H200 (4 bits, 8192 x 3072: 0.10 ms against 0.033 for 64 rows, 0.069 for 128), and on
+// a CPU.
+constexpr std::size_t kFewRowsGpu = 192;
+constexpr std::size_t kFewRowsCpu = 4;
 
 PackedWeight with_parts(const Arrays& parts, const QuantFormat& format) {
   return {parts[0], parts[1], parts.size() > 2 ? std::optional(parts[2]) : std::nullopt, format};
@@ -115,7 +118,7 @@ mx::array unpacked_product(const mx::array& x, const PackedWeight& packed, const
 
 mx::array packed_matmul(const mx::array& x, const PackedWeight& packed) {
   const auto rows = x.size() / static_cast<std::size_t>(x.shape(-1));
-  if (rows >= kFewRows) {
+  if (rows >= (mx::default_device() == mx::Device::cpu ? kFewRowsCpu : kFewRowsGpu)) {
     return unpacked_product(
         x, packed, [](const auto& in, const auto& weight) { return mx::matmul(in, mx::transpose(weight)); },
         [](const auto& cotangent, const auto& weight) { return mx::matmul(cotangent, weight); });
