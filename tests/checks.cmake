@@ -11,7 +11,8 @@ function(temper_add_check name)
     ENVIRONMENT "TEMPER_BINARY=${CMAKE_BINARY_DIR}/temper;OPENBLAS_NUM_THREADS=1" LABELS "${check_LABEL}")
   if(check_ALL_CORES)
     cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
-    set_tests_properties(${name} PROPERTIES PROCESSORS ${cores})
+    # They take minutes from nothing; what they find good they keep, so that it is quick the next time.
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${cores} TIMEOUT 2400)
   endif()
 endfunction()
 
