@@ -61,8 +61,7 @@ mx::array capped_attention(const AttentionSettings& settings, const mx::array& q
     auto shape = scores.shape();
     shape.back() = 1;
     const auto all = mx::softmax(mx::concatenate({scores, mx::broadcast_to(sinks, shape)}, -1), -1);
-    auto stop = scores.shape();
-    weights = mx::slice(all, mx::Shape(5, 0), stop);
+    weights = mx::slice(all, mx::Shape(5, 0), scores.shape());
   } else {
     weights = mx::softmax(scores, -1);
   }

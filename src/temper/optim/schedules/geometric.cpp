@@ -23,7 +23,8 @@ Schedule make_step(const ScheduleConfig& config, const ScheduleSpan& span) {
   const auto every = config.decay_steps ? *config.decay_steps : std::max<std::int64_t>(1, (span.steps + 2) / 3);
   return [=, peak = span.learning_rate, least = config.min_learning_rate,
           rate = config.decay_rate.value_or(0.1)](std::int64_t step) {
-    return std::max(least, peak * std::pow(rate, static_cast<double>(step / every)));
+    const std::int64_t drops = step / every;
+    return std::max(least, peak * std::pow(rate, static_cast<double>(drops)));
   };
 }
 
