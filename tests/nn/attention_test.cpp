@@ -115,7 +115,7 @@ class Store final : public KeyValueStore {
   int offset() const override {
     return offset_;
   }
-  StoredKeys update(int layer, const mx::array& k, const mx::array& v) override {
+  StoredKeys update(int layer, const mx::array& k, const mx::array& v, int /*multiple*/) override {
     const auto it = kept_.find(layer);
     const auto all = it == kept_.end() ? std::pair(k, v)
                                        : std::pair(mx::concatenate({it->second.first, k}, 2),

@@ -140,3 +140,22 @@ TEST_CASE("half precision stays half precision") {
   const auto table = make_rope_table(spec_of(RopeType::plain), positions(5), std::nullopt);
   CHECK(apply_rope(table, mx::zeros({1, 1, 5, 8}, mx::float16)).dtype() == mx::float16);
 }
+
+TEST_CASE("MLX's kernel turns as the table does") {
+  for (const auto type : {RopeType::plain, RopeType::linear, RopeType::llama3, RopeType::yarn}) {
+    const auto spec = spec_of(type);
+    const auto x = mx::random::normal({2, 3, 5, 12}, mx::float32, 0.0F, 1.0F, mx::random::key(3)); // partial
+    const mx::array offsets({7, 40}, mx::int32);
+    const auto at = mx::expand_dims(offsets, 1) + mx::arange(0, 5, 1, mx::int32);
+    auto table = make_rope_table(spec, at, std::nullopt);
+    const auto expected = apply_rope(table, x);
+    use_rope_kernel(spec, offsets, table);
+    CHECK(table.offsets_B.has_value());
+    CHECK(mx::max(mx::abs(apply_rope(table, x) - expected)).item<float>() < 1e-5F);
+  }
+  auto spec = spec_of(RopeType::yarn);
+  spec.magnitude = 1.2F;
+  auto table = make_rope_table(spec, positions(4), std::nullopt);
+  use_rope_kernel(spec, mx::array({0}, mx::int32), table);
+  CHECK_FALSE(table.offsets_B.has_value()); // it knows no magnitude
+}

@@ -22,7 +22,7 @@ class KvCache : public KeyValueStore {
 
   // Columns passed.
   int offset() const override;
-  StoredKeys update(int layer, const mx::array& k, const mx::array& v) override;
+  StoredKeys update(int layer, const mx::array& k, const mx::array& v, int multiple = 1) override;
   std::vector<mx::array>& state(int layer) override;
   void advance(int columns) override;
 

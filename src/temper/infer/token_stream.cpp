@@ -1,6 +1,7 @@
 #include "temper/infer/token_stream.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <set>
@@ -283,11 +284,13 @@ mx::array TokenStream::forward(TextRows& rows, const mx::array& tokens_BT) {
   const int width = tokens_BT.shape(1);
   DecoderInput input{.tokens_BT = tokens_BT};
   input.attention.cache = &rows.cache;
-  input.attention.masks = std::make_shared<std::map<std::pair<int, int>, mx::array>>();
+  input.attention.masks = std::make_shared<std::map<std::array<int, 3>, mx::array>>();
+  input.offsets_B = mx::array(offset);
   if (rows.starts_B) {
     const auto column = mx::expand_dims(mx::arange(offset, offset + width, 1, mx::int32), 0);
     input.attention.starts_B = rows.starts_B;
     input.positions_BT = mx::maximum(column - mx::expand_dims(*rows.starts_B, 1), mx::array(0));
+    input.offsets_B = mx::array(offset) - *rows.starts_B;
   }
   if (depends_on_length(*model_.spec)) {
     // A chunk's tokens are turned as the whole text's are.

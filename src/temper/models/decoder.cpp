@@ -66,6 +66,9 @@ PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
                  input.checkpoint};
   for (const auto& rope : spec.ropes) {
     pass.ropes.push_back(make_rope_table(rope, pass.positions_BT, input.lengths_BT));
+    if (input.offsets_B && mx::default_device() == mx::Device::gpu) {
+      use_rope_kernel(rope, *input.offsets_B, pass.ropes.back());
+    }
   }
   return pass;
 }

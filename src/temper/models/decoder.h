@@ -15,8 +15,11 @@ namespace temper {
 struct DecoderInput {
   mx::array tokens_BT;                     // int32
   std::optional<mx::array> positions_BT{}; // int32; none: 0 .. T-1 after the cache's offset
-  std::optional<mx::array> lengths_BT{};   // int32, each token's document length (rope.h); none: the row's end
-  std::optional<mx::array> real_BT{};      // bool: tokens that the load balance counts; none: all
+  // int32 [B]: the position of each row's first token, where the others follow one by one (padding before it
+  // included): a GPU then turns queries and keys by one kernel.
+  std::optional<mx::array> offsets_B{};
+  std::optional<mx::array> lengths_BT{}; // int32, each token's document length (rope.h); none: the row's end
+  std::optional<mx::array> real_BT{};    // bool: tokens that the load balance counts; none: all
   AttentionPlan attention{};
   bool checkpoint = false; // recompute each block in the backward pass instead of keeping its activations
 };

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include <mlx/backend/cuda/cuda.h>
+
 namespace temper {
 namespace {
 
@@ -26,53 +28,74 @@ mx::array permute_rows(const mx::array& x, const mx::array& index, const mx::arr
   return mx::custom_vjp(forward, backward)({x, index, valid, back, back_valid})[0];
 }
 
-// bool [1, 1, T, S] of the keys, columns `first` to `offset` + T, that query t, standing at `offset` + t, may
-// see.
-mx::array causal_mask(int num_queries, int offset, int window, int first = 0) {
-  const int end = offset + num_queries;
-  const auto query = mx::expand_dims(mx::arange(offset, end, 1, mx::int32), 1);
-  const auto key = mx::expand_dims(mx::arange(first, end, 1, mx::int32), 0);
-  auto mask = mx::less_equal(key, query);
-  if (window > 0) {
-    mask = mx::logical_and(mask, mx::greater(key, query - mx::array(window)));
-  }
-  return mx::reshape(mask, {1, 1, num_queries, end - first});
+// Where a pass's T queries and S keys stand: queries from column `offset`, keys from column `first`.
+struct Span {
+  int num_queries;
+  int offset;
+  int num_keys;
+  int first;
+};
+
+Span whole(int width) {
+  return {width, 0, width, 0};
 }
+
+// Columns, of a shape that has them all along one axis.
+mx::array columns_from(int begin, int count, const mx::Shape& shape) {
+  return mx::reshape(mx::arange(begin, begin + count, 1, mx::int32), shape);
+}
+
+// bool [1, 1, T, S]: the keys that each query may see.
+mx::array causal_mask(const Span& span, int window) {
+  const auto query = columns_from(span.offset, span.num_queries, {1, 1, span.num_queries, 1});
+  const auto key = columns_from(span.first, span.num_keys, {1, 1, 1, span.num_keys});
+  const auto mask = mx::less_equal(key, query);
+  return window > 0 ? mx::logical_and(mask, mx::greater(key, query - mx::array(window))) : mask;
+}
+
+constexpr int kKeyMultiple = 64;
 
 bool is_cut(int window, int num_keys) {
   return window > 0 && window < num_keys;
 }
 
-// The twin of MLX's fused attention, with a soft cap; it has none. mask: bool, broadcast to [B, 1, T, S].
-mx::array capped_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
-                           const mx::array& v, const std::optional<mx::array>& mask) {
+// The twin of MLX's fused attention, with a soft cap, which it has not. The heads of a group are rows of one
+// product, so that their keys are read once. mask: bool, broadcast to [B, 1, T, S].
+mx::array plain_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                          const mx::array& v, const std::optional<mx::array>& mask) {
   const int groups = k.shape(1);
   const int repeats = q.shape(1) / groups;
-  const auto q_BGRTD = mx::unflatten(q, 1, {groups, repeats});
-  const auto k_BG1DS = mx::expand_dims(mx::swapaxes(k, -1, -2), 2);
-  auto scores = mx::astype(mx::matmul(q_BGRTD * mx::array(settings.scale, q.dtype()), k_BG1DS), mx::float32);
-  scores = settings.softcap * mx::tanh(scores / settings.softcap);
+  const int width = q.shape(2);
+  const auto rows =
+      mx::reshape(q * mx::array(settings.scale, q.dtype()), {q.shape(0), groups, repeats * width, q.shape(3)});
+  auto scores = mx::unflatten(mx::matmul(rows, mx::swapaxes(k, -1, -2)), 2, {repeats, width});
+  if (settings.softcap > 0.0F) {
+    scores = settings.softcap * mx::tanh(mx::astype(scores, mx::float32) / settings.softcap);
+  }
   if (mask) {
-    scores = mx::where(mx::expand_dims(*mask, 2), scores, mx::array(-INFINITY));
+    scores = mx::where(mx::expand_dims(*mask, 2), scores, mx::array(-INFINITY, scores.dtype()));
   }
-  auto weights = mx::array(0.0F);
+  const auto shape = scores.shape();
   if (settings.sinks_H) {
-    auto sinks = mx::reshape(mx::astype(*settings.sinks_H, mx::float32), {1, groups, repeats, 1, 1});
-    auto shape = scores.shape();
-    shape.back() = 1;
-    const auto all = mx::softmax(mx::concatenate({scores, mx::broadcast_to(sinks, shape)}, -1), -1);
-    weights = mx::slice(all, mx::Shape(5, 0), scores.shape());
-  } else {
-    weights = mx::softmax(scores, -1);
+    auto column = shape;
+    column.back() = 1;
+    const auto sinks = mx::reshape(mx::astype(*settings.sinks_H, scores.dtype()), {1, groups, repeats, 1, 1});
+    scores = mx::concatenate({scores, mx::broadcast_to(sinks, column)}, -1);
   }
-  const auto o = mx::matmul(mx::astype(weights, v.dtype()), mx::expand_dims(v, 2));
-  return mx::flatten(o, 1, 2);
+  auto weights = mx::softmax(scores, -1, true);
+  if (settings.sinks_H) {
+    weights = mx::slice(weights, mx::Shape(5, 0), shape);
+  }
+  const auto o = mx::matmul(mx::flatten(mx::astype(weights, v.dtype()), 2, 3), v);
+  return mx::reshape(o, {q.shape(0), q.shape(1), width, v.shape(3)});
 }
 
+// MLX's fused attention where it serves: it knows no soft cap, and CUDA's is built anew, in a good part of a
+// second, for every number of keys: texts that grow would wait for it.
 mx::array masked_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
-                           const mx::array& v, const mx::array& mask) {
-  if (settings.softcap > 0.0F) {
-    return capped_attention(settings, q, k, v, mask);
+                           const mx::array& v, const mx::array& mask, bool grows = false) {
+  if (settings.softcap > 0.0F || (grows && mx::cu::is_available())) {
+    return plain_attention(settings, q, k, v, mask);
   }
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "array", mask, settings.sinks_H);
 }
@@ -81,7 +104,7 @@ mx::array masked_attention(const AttentionSettings& settings, const mx::array& q
 mx::array open_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
                          const mx::array& v) {
   if (settings.softcap > 0.0F) {
-    return capped_attention(settings, q, k, v, std::nullopt);
+    return plain_attention(settings, q, k, v, std::nullopt);
   }
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "", std::nullopt, settings.sinks_H);
 }
@@ -90,7 +113,7 @@ mx::array rows_attention(const AttentionSettings& settings, const mx::array& q, 
                          const mx::array& v) {
   const int width = q.shape(2);
   if (is_cut(settings.window, width) || settings.softcap > 0.0F) {
-    return masked_attention(settings, q, k, v, causal_mask(width, 0, settings.window));
+    return masked_attention(settings, q, k, v, causal_mask(whole(width), settings.window));
   }
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "causal", std::nullopt,
                                                 settings.sinks_H);
@@ -99,7 +122,7 @@ mx::array rows_attention(const AttentionSettings& settings, const mx::array& q, 
 mx::array segments_attention(const mx::array& segments_BT, const AttentionSettings& settings,
                              const mx::array& q, const mx::array& k, const mx::array& v) {
   const auto same = mx::equal(mx::expand_dims(segments_BT, 2), mx::expand_dims(segments_BT, 1));
-  const auto mask = mx::logical_and(mx::expand_dims(same, 1), causal_mask(q.shape(2), 0, settings.window));
+  const auto mask = mx::logical_and(mx::expand_dims(same, 1), causal_mask(whole(q.shape(2)), settings.window));
   return masked_attention(settings, q, k, v, mask);
 }
 
@@ -129,46 +152,45 @@ mx::array documents_attention(const DocumentLayout& layout, const AttentionSetti
 
 // causal_mask() without the columns before `starts_B`, bool [B, 1, T, S]. A padding query sees itself, since
 // a softmax over nothing is NaN.
-mx::array left_padded_mask(const mx::array& starts_B, int num_queries, int offset, int window, int first) {
-  const auto column = [](int begin, int end, const mx::Shape& shape) {
-    return mx::reshape(mx::arange(begin, end, 1, mx::int32), shape);
-  };
-  const int end = offset + num_queries;
-  const auto query = column(offset, end, {1, 1, num_queries, 1});
-  const auto key = column(first, end, {1, 1, 1, end - first});
-  const auto real = mx::greater_equal(key, mx::reshape(starts_B, {-1, 1, 1, 1}));
-  return mx::logical_and(causal_mask(num_queries, offset, window, first),
-                         mx::logical_or(real, mx::equal(key, query)));
+mx::array left_padded_mask(const mx::array& starts_B, const Span& span, int window) {
+  const auto key = columns_from(span.first, span.num_keys, {1, 1, 1, span.num_keys});
+  auto real = mx::greater_equal(key, mx::reshape(starts_B, {-1, 1, 1, 1}));
+  if (span.num_queries == 1 && span.first + span.num_keys == span.offset + 1 &&
+      !is_cut(window, span.num_keys)) {
+    return real; // the one query is the last column, which is no padding
+  }
+  const auto query = columns_from(span.offset, span.num_queries, {1, 1, span.num_queries, 1});
+  return mx::logical_and(causal_mask(span, window), mx::logical_or(real, mx::equal(key, query)));
 }
 
-// What the queries of this pass may see of the keys from column `first` on.
-mx::array cached_mask(const AttentionPlan& plan, int num_queries, int window, int first) {
-  const int offset = plan.cache->offset();
+// What the queries of this pass may see of a layer's keys.
+mx::array cached_mask(const AttentionPlan& plan, const Span& span, int window) {
   const auto make = [&] {
-    return plan.starts_B ? left_padded_mask(*plan.starts_B, num_queries, offset, window, first)
-                         : causal_mask(num_queries, offset, window, first);
+    return plan.starts_B ? left_padded_mask(*plan.starts_B, span, window) : causal_mask(span, window);
   };
   if (!plan.masks) {
     return make();
   }
-  const int cut = is_cut(window, offset + num_queries) ? window : 0;
-  const auto found = plan.masks->find({cut, first});
-  return found != plan.masks->end() ? found->second
-                                    : plan.masks->emplace(std::pair(cut, first), make()).first->second;
+  const int cut = is_cut(window, span.offset + span.num_queries) ? window : 0;
+  const std::array<int, 3> alike{cut, span.first, span.num_keys};
+  const auto found = plan.masks->find(alike);
+  return found != plan.masks->end() ? found->second : plan.masks->emplace(alike, make()).first->second;
 }
 
 mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
                            const mx::array& new_k, const mx::array& new_v, int layer) {
   const int offset = plan.cache->offset();
   const int num_queries = q.shape(2);
-  auto [k, v, first] = plan.cache->update(layer, new_k, new_v);
-  if (plan.starts_B) {
-    return masked_attention(settings, q, k, v, cached_mask(plan, num_queries, settings.window, first));
+  const bool masked = num_queries > 1 || plan.starts_B;
+  const bool on_cuda = mx::cu::is_available();
+  // Products of few shapes: CUDA looks for the best way, and loads it, for each anew.
+  auto [k, v, first] = plan.cache->update(layer, new_k, new_v, masked && on_cuda ? kKeyMultiple : 1);
+  if (num_queries > 1 && offset == 0 && !plan.starts_B && !on_cuda) {
+    return rows_attention(settings, q, k, v);
   }
-  if (num_queries > 1) {
-    return offset == 0
-               ? rows_attention(settings, q, k, v)
-               : masked_attention(settings, q, k, v, cached_mask(plan, num_queries, settings.window, first));
+  if (masked) {
+    const auto mask = cached_mask(plan, {num_queries, offset, k.shape(2), first}, settings.window);
+    return masked_attention(settings, q, k, v, mask, true);
   }
   const int num_keys = k.shape(2);
   if (is_cut(settings.window, num_keys)) {

@@ -5,10 +5,10 @@
 //       M documents, L longest document (rounded up).
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -24,7 +24,7 @@ struct DocumentLayout {
   mx::array real_N;    // bool [N]
 };
 
-// A layer's keys and values [B, G, S, D] of the text's columns [first, first + S), the last of them new.
+// A layer's keys and values [B, G, S, D] of the text's columns [first, first + S).
 struct StoredKeys {
   mx::array keys;
   mx::array values;
@@ -37,8 +37,9 @@ class KeyValueStore {
   virtual ~KeyValueStore() = default;
   // Columns passed before this pass.
   virtual int offset() const = 0;
-  // Appends an attention layer's k, v [B, G, T, D] and returns what its queries may see.
-  virtual StoredKeys update(int layer, const mx::array& k, const mx::array& v) = 0;
+  // Appends an attention layer's k, v [B, G, T, D] and returns what its queries may see, to the newest column;
+  // up to `multiple` - 1 columns more, of any finite value, where that makes S a multiple of it.
+  virtual StoredKeys update(int layer, const mx::array& k, const mx::array& v, int multiple = 1) = 0;
   // What a recurrent layer carries from pass to pass, each [B, ...]; empty at a text's start. The layer
   // replaces it.
   virtual std::vector<mx::array>& state(int layer) = 0;
@@ -53,8 +54,9 @@ struct AttentionPlan {
   std::optional<DocumentLayout> documents;    // packed rows, rearranged; wins over segments_BT
   KeyValueStore* cache = nullptr;             // generation
   std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
-  // With a cache: the masks of this pass by window and first column, so that layers alike share one.
-  std::shared_ptr<std::map<std::pair<int, int>, mx::array>> masks{};
+  // With a cache: the masks of this pass by window, first column and number of keys, so that layers alike share
+  // one.
+  std::shared_ptr<std::map<std::array<int, 3>, mx::array>> masks{};
 };
 
 struct AttentionSettings {

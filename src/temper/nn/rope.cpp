@@ -150,6 +150,18 @@ RopeTable make_rope_table(const RopeSpec& spec, const mx::array& positions_BT,
   return {spec.magnitude * mx::cos(angles_B1TK), spec.magnitude * mx::sin(angles_B1TK)};
 }
 
+void use_rope_kernel(const RopeSpec& spec, const mx::array& offsets_B, RopeTable& table) {
+  if (depends_on_length(spec) || spec.magnitude != 1.0F) {
+    return;
+  }
+  auto periods = rope_frequencies(spec, 0);
+  for (float& frequency : periods) {
+    frequency = 1.0F / frequency;
+  }
+  table.offsets_B = offsets_B;
+  table.periods_K = mx::array(periods.begin(), {static_cast<int>(periods.size())}, mx::float32);
+}
+
 RopeTable identity_rope_table(int num_tokens, int half) {
   const mx::Shape shape{1, 1, num_tokens, half};
   return {mx::ones(shape, mx::float32), mx::zeros(shape, mx::float32)};
@@ -157,6 +169,9 @@ RopeTable identity_rope_table(int num_tokens, int half) {
 
 mx::array apply_rope(const RopeTable& table, const mx::array& x_BHTD) {
   const int half = table.cos_B1TK.shape(-1);
+  if (table.offsets_B) {
+    return mx::fast::rope(x_BHTD, 2 * half, false, std::nullopt, 1.0F, *table.offsets_B, table.periods_K);
+  }
   const auto cos = mx::astype(table.cos_B1TK, x_BHTD.dtype());
   const auto sin = mx::astype(table.sin_B1TK, x_BHTD.dtype());
   const bool partial = x_BHTD.shape(-1) > 2 * half;

@@ -44,12 +44,20 @@ std::vector<float> rope_frequencies(const RopeSpec& spec, int length);
 struct RopeTable {
   mx::array cos_B1TK;
   mx::array sin_B1TK;
+  // Where rows' tokens stand one after the other from these positions, int32 [B], and MLX's kernel serves: what
+  // it takes in place of the table.
+  std::optional<mx::array> offsets_B{};
+  std::optional<mx::array> periods_K{}; // fp32: positions a radian
 };
 
 // `positions` int32 [B, T]; `lengths` int32 [B, T], each token's document length, read where
 // depends_on_length() (none: the largest position + 1 of all). Lazy.
 RopeTable make_rope_table(const RopeSpec& spec, const mx::array& positions_BT,
                           const std::optional<mx::array>& lengths_BT);
+
+// Lets a GPU turn tokens that stand one after the other from `offsets` (int32 [B]) on by MLX's kernel, if it
+// can the way of `spec`. Elsewhere the table is as fast.
+void use_rope_kernel(const RopeSpec& spec, const mx::array& offsets_B, RopeTable& table);
 
 // Angles of zero: for layers without rope, where a kernel wants a table all the same. [1, 1, T, K].
 RopeTable identity_rope_table(int num_tokens, int half);
