@@ -19,13 +19,21 @@ install(TARGETS temper RUNTIME DESTINATION bin COMPONENT wheel)
 if(TEMPER_WHEEL AND NOT APPLE)
   # Shared libraries that a pip user lacks travel beside the binary, under the names it asks for, with their
   # licences. libstdc++ and glibc come from the system, as for the mlx wheel itself.
+  list(GET CURL_LIBRARIES 0 TEMPER_CURL) # not linked, but loaded by this name
+  if(TARGET ${TEMPER_CURL})
+    get_target_property(TEMPER_CURL ${TEMPER_CURL} IMPORTED_LOCATION)
+  endif()
+  file(REAL_PATH "${TEMPER_CURL}" TEMPER_CURL)
+  install(CODE "set(curl \"${TEMPER_CURL}\")" COMPONENT wheel)
   install(CODE [[
-    file(GET_RUNTIME_DEPENDENCIES EXECUTABLES "$<TARGET_FILE:temper>" RESOLVED_DEPENDENCIES_VAR libraries
+    file(GET_RUNTIME_DEPENDENCIES EXECUTABLES "$<TARGET_FILE:temper>" LIBRARIES "${curl}"
+      RESOLVED_DEPENDENCIES_VAR libraries
       PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|gcc_s|stdc\\+\\+)\\.so" "^libmlx")
     set(bin "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/bin")
     file(MAKE_DIRECTORY "${bin}/licenses")
-    foreach(library IN LISTS libraries)
+    foreach(library IN LISTS libraries curl)
       get_filename_component(name "${library}" NAME)
+      string(REGEX REPLACE "^libcurl\\.so\\.4.*" "libcurl.so.4" name "${name}")
       file(REAL_PATH "${library}" real)
       message(STATUS "Shipping: ${name} (${real})")
       file(COPY_FILE "${real}" "${bin}/${name}" ONLY_IF_DIFFERENT)

@@ -9,8 +9,8 @@ VENV_PYTHON="$VENV/bin/python"
 purpose="${1:-build}"
 [[ $purpose == build || $purpose == test ]] || die "usage: scripts/setup.sh [build|test]"
 
-DEBIAN_PACKAGES=(build-essential ca-certificates ccache cmake doctest-dev libcli11-dev libfmt-dev libopenblas-dev
-  libsimdjson-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev)
+DEBIAN_PACKAGES=(build-essential ca-certificates ccache cmake doctest-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
+  libopenblas-dev libsimdjson-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev)
 BREW_PACKAGES=(ccache cli11 cmake doctest fmt ninja nlohmann-json rust simdjson yaml-cpp python@3.12)
 
 # version_at_least HAVE WANT: dotted numbers.

@@ -37,6 +37,10 @@ void set_level(Level level) {
   shown.store(level, std::memory_order_relaxed);
 }
 
+bool is_shown(Level level) {
+  return level >= shown.load(std::memory_order_relaxed);
+}
+
 void set_writer(std::function<void(std::string_view)> writer) {
   const std::lock_guard lock(writing);
   replaced = std::move(writer);

@@ -10,6 +10,8 @@ enum class Level { debug, info, warn, error };
 
 // Shows messages of `level` and above; info at start.
 void set_level(Level level);
+// Whether messages of `level` are shown: for who draws progress by other means.
+bool is_shown(Level level);
 
 // From now on whole lines (without their newline) go to `writer`, one at a time; null: to standard error again.
 // For whoever redraws the terminal and must know what else appears on it. `writer` must not log.

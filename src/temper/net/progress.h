@@ -1,0 +1,43 @@
+// Bytes and speed of a download, for people: a line redrawn in place on a terminal, elsewhere a plain line now
+// and then. Silent where log's level hides information.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "temper/base/clock.h"
+
+namespace temper {
+
+class DownloadProgress {
+ public:
+  // `num_bytes` in all, of which `num_here` came earlier.
+  DownloadProgress(std::string name, std::size_t num_files, std::int64_t num_bytes, std::int64_t num_here);
+  // Clears the redrawn line.
+  ~DownloadProgress();
+  DownloadProgress(const DownloadProgress&) = delete;
+  DownloadProgress& operator=(const DownloadProgress&) = delete;
+
+  // `num_bytes` more are here; negative: some were worthless.
+  void add(std::int64_t num_bytes);
+  // Says how much came and how fast.
+  void finish();
+
+ private:
+  std::string state() const;
+  void erase();
+
+  std::string name_;
+  std::int64_t total_;
+  std::int64_t here_;
+  std::int64_t fetched_ = 0;
+  Stopwatch watch_;
+  double last_shown_ = 0;
+  bool redraws_;
+  bool is_drawn_ = false;
+};
+
+// "950 B", "12.3 MB", "4.05 GB".
+std::string format_bytes(std::int64_t bytes);
+
+} // namespace temper

@@ -1,0 +1,191 @@
+#include "temper/net/resolve.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "temper/base/error.h"
+#include "temper/net/hub.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+using Names = std::vector<std::string>;
+
+bool has_extension(const std::string& name, const std::set<std::string>& extensions) {
+  return extensions.contains(fs::path(name).extension().string());
+}
+
+bool is_weights(const std::string& name) {
+  return name.starts_with("model") && name.ends_with(".safetensors") && name.find('/') == std::string::npos;
+}
+
+// The top folder's configuration, tokenizer and templates; no other framework's weights, no original/.
+bool is_description(const std::string& name) {
+  static const std::set<std::string> kNames = {
+      "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt", "sentencepiece.bpe.model", "LICENSE"};
+  const bool is_template = name.ends_with(".jinja") && (name.find('/') == std::string::npos ||
+                                                        name.starts_with("additional_chat_templates/"));
+  return is_template || (name.find('/') == std::string::npos &&
+                         (kNames.contains(name) || has_extension(name, {".json", ".tiktoken"})));
+}
+
+Names choose_model(const HubRepo& repo, const Names& names, ModelFiles files) {
+  Names chosen;
+  const bool has_weights = std::ranges::any_of(names, is_weights);
+  if (std::ranges::find(names, "config.json") == names.end()) {
+    throw ModelError(repo.id + ": the repository has no config.json: not a model in Hugging Face's format");
+  }
+  if (files == ModelFiles::all && !has_weights) {
+    throw ModelError(repo.id +
+                     ": the repository has no model*.safetensors; convert its weights to safetensors first");
+  }
+  // The description first: a model that can't be used should fail before its weights come.
+  std::ranges::copy_if(names, std::back_inserter(chosen), is_description);
+  if (files == ModelFiles::all) {
+    std::ranges::copy_if(names, std::back_inserter(chosen), is_weights);
+  }
+  return chosen;
+}
+
+bool is_complete_model(const fs::path& folder, ModelFiles files) {
+  std::error_code ignored;
+  if (!fs::exists(folder / "config.json", ignored)) {
+    return false;
+  }
+  if (files == ModelFiles::description) {
+    return true;
+  }
+  if (const auto index = folder / "model.safetensors.index.json"; fs::exists(index, ignored)) {
+    const Json json = read_json(index);
+    return json.contains("weight_map") && std::ranges::all_of(json["weight_map"], [&](const Json& file) {
+             return file.is_string() && fs::exists(folder / file.get<std::string>(), ignored);
+           });
+  }
+  return std::ranges::any_of(fs::directory_iterator(folder), [](const fs::directory_entry& entry) {
+    return is_weights(entry.path().filename().string()) && entry.exists();
+  });
+}
+
+bool is_data(const std::string& name) {
+  static const std::set<std::string> kAbout = {"dataset_infos.json", "dataset_info.json", "requirements.txt",
+                                               "LICENSE.txt"};
+  return has_extension(name, {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt"}) &&
+         !kAbout.contains(fs::path(name).filename().string());
+}
+
+bool is_below(const std::string& name, const std::string& path) {
+  return path.empty() || name == path || name.starts_with(path + "/");
+}
+
+Names choose_data(const HubRepo& repo, const Names& names) {
+  Names chosen;
+  bool has_parquet = false;
+  for (const auto& name : names) {
+    if (is_below(name, repo.path)) {
+      has_parquet = has_parquet || name.ends_with(".parquet");
+      if (is_data(name)) {
+        chosen.push_back(name);
+      }
+    }
+  }
+  if (chosen.empty()) {
+    throw DataError(repo.id + (repo.path.empty() ? "" : "/" + repo.path) +
+                    (has_parquet
+                         ? ": holds Parquet files only, which can't be read yet; save them as .jsonl and "
+                           "give --data that folder"
+                         : ": there is no .jsonl, .json, .csv, .tsv or .txt file"));
+  }
+  return chosen;
+}
+
+// Data files below `folder`, links followed.
+std::vector<fs::path> data_files(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
+    if (is_data(entry.path().filename().string()) && entry.is_regular_file(error)) {
+      found.push_back(entry.path());
+    }
+  }
+  return found;
+}
+
+// A repository keeps its splits at its top or in data/; one that has a single file needs no names.
+fs::path place_of_data(const fs::path& start) {
+  if (!fs::is_directory(start)) {
+    return start;
+  }
+  const auto files = data_files(start);
+  if (files.size() == 1) {
+    return files.front();
+  }
+  const bool has_top =
+      std::ranges::any_of(files, [&](const fs::path& file) { return file.parent_path() == start; });
+  return !has_top && fs::is_directory(start / "data") ? start / "data" : start;
+}
+
+// One answer a process for each thing asked.
+template <class Fetch>
+fs::path once(const std::tuple<std::string, std::string, int>& key, const Fetch& fetch) {
+  static std::mutex mutex;
+  static std::map<std::tuple<std::string, std::string, int>, fs::path> known;
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(key);
+  return found != known.end() ? found->second : known[key] = fetch();
+}
+
+} // namespace
+
+fs::path resolve_model(const std::string& name, const std::string& revision, ModelFiles files) {
+  std::error_code ignored;
+  if (fs::exists(name, ignored)) {
+    if (!revision.empty()) {
+      throw ConfigError("revision " + revision + ": " + name +
+                        " is a folder here; only a hub's model has revisions");
+    }
+    return name;
+  }
+  auto repo = parse_hub_name(name);
+  if (!repo) {
+    return name;
+  }
+  if (repo->kind == HubRepo::Kind::dataset) {
+    throw ConfigError(name + " is a data set; --model takes a model");
+  }
+  if (!repo->path.empty()) {
+    throw ConfigError(name + ": a model is a whole repository: hf://org/name");
+  }
+  if (!revision.empty()) {
+    repo->revision = revision;
+  }
+  return once({"model " + repo->id, repo->revision, static_cast<int>(files)}, [&] {
+    return Hub(hub_settings_from_environment())
+        .snapshot(
+            *repo, [&](const Names& names) { return choose_model(*repo, names, files); },
+            [&](const fs::path& folder) { return is_complete_model(folder, files); });
+  });
+}
+
+fs::path resolve_data(const fs::path& path) {
+  if (!path.string().starts_with("hf://")) {
+    return path;
+  }
+  const auto repo = parse_hub_name(path.string());
+  if (repo->kind != HubRepo::Kind::dataset) {
+    throw ConfigError(path.string() + " is a model; a data set is hf://datasets/org/name");
+  }
+  const auto snapshot = once({"data " + repo->id + "/" + repo->path, repo->revision, 0}, [&] {
+    return Hub(hub_settings_from_environment())
+        .snapshot(
+            *repo, [&](const Names& names) { return choose_data(*repo, names); },
+            [&](const fs::path& folder) { return !data_files(folder / repo->path).empty(); });
+  });
+  return place_of_data(snapshot / repo->path);
+}
+
+} // namespace temper

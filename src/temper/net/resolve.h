@@ -1,0 +1,26 @@
+// What a user names as a model or as data, as a path on this machine. Every verb comes through here.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace temper {
+
+enum class ModelFiles {
+  all,         // weights, configuration, tokenizer, chat templates
+  description, // all but the weights
+};
+
+// `name` itself if it is a path that exists, or does not look like a hub's name. Otherwise the model's folder
+// in the hub's cache, fetched if need be: org/name, org/name@revision, hf://org/name. `revision`, if not empty,
+// is a branch, tag or commit; it goes before one in the name. A process asks once: all it reads is of one
+// commit. Throws ConfigError, ModelError (no safetensors there), IoError as Hub::snapshot.
+std::filesystem::path resolve_model(const std::string& name, const std::string& revision = "",
+                                    ModelFiles files = ModelFiles::all);
+
+// The same for data: hf://datasets/org/name[@revision][/file or folder] gives the folder with the train, valid
+// and test files (the repository's own or its data/), or the one data file. Anything else comes back as it is.
+// Throws DataError if there is no jsonl, json, csv, tsv or txt file; IoError as above.
+std::filesystem::path resolve_data(const std::filesystem::path& path);
+
+} // namespace temper
