@@ -19,7 +19,8 @@ from pins import mlx_version
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "macos"
-HEADERS = ["nlohmann", "fmt", "yaml-cpp", "CLI", "simdjson.h"]
+HEADERS = ["nlohmann", "fmt", "yaml-cpp", "CLI", "simdjson.h", "curl"]
+PLACES = [Path("/usr/include"), *Path("/usr/include").glob("*-linux-gnu")]
 PLATFORM = "macosx_14_0_arm64"
 ZIG = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.14.0"]
 FLAGS = ["-std=c++20", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-DFMT_HEADER_ONLY"]
@@ -46,9 +47,9 @@ def header_folder() -> Path:
     folder = BUILD / "include"
     folder.mkdir(parents=True, exist_ok=True)
     for name in HEADERS:
-        source = Path("/usr/include") / name
-        if not source.exists():
-            sys.exit(f"error: {source} is missing: run scripts/setup.sh")
+        source = next((place / name for place in PLACES if (place / name).exists()), None)
+        if source is None:
+            sys.exit(f"error: {name} is missing in /usr/include: run scripts/setup.sh")
         if source.is_dir():
             shutil.copytree(source, folder / name, dirs_exist_ok=True)
         else:

@@ -8,6 +8,7 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/io/convert.h"
+#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -17,6 +18,7 @@ struct Interrupted {};
 
 struct ConvertFlags {
   std::string model;
+  std::string revision;
   std::string out;
   bool quantize = false;
   bool dequantize = false;
@@ -39,7 +41,12 @@ std::vector<std::string> recipe_names() {
 // Flags of mlx_lm.convert are aliases.
 void add_flags(Args& args, ConvertFlags& flags) {
   args.group("Folders");
-  args.add("model", &flags.model, "folder of the model").alias("hf_path").letter('m').metavar("DIR").required();
+  args.add("model", &flags.model, "folder of the model, or org/name on the hub")
+      .alias("hf_path")
+      .letter('m')
+      .metavar("DIR|NAME")
+      .required();
+  args.add("revision", &flags.revision, "branch, tag or commit of a model on the hub; none: its main one");
   args.add("out", &flags.out, "folder to write, which must be new or empty")
       .alias("mlx_path")
       .letter('o')
@@ -109,7 +116,7 @@ int run_convert(const Arguments& arguments) {
   if (!args.parse(arguments)) {
     return 0;
   }
-  ConvertOptions options{flags.model,
+  ConvertOptions options{resolve_model(flags.model, flags.revision),
                          flags.out,
                          choice_of(args, flags),
                          flags.dequantize,

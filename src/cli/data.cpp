@@ -16,6 +16,7 @@
 #include "temper/data/data_prepare.h"
 #include "temper/data/data_preview.h"
 #include "temper/data/prepared_data.h"
+#include "temper/net/resolve.h"
 
 namespace temper::cli {
 namespace {
@@ -33,6 +34,14 @@ void add_run_fields(Args& args, RunConfig& config, const std::vector<std::string
   }
 }
 
+Field& add_model(Args& args, RunConfig& config) {
+  args.add("revision", &config.revision, "branch, tag or commit of a model on the hub; none: its main one");
+  return args
+      .add("model", &config.model, "whose tokenizer and chat template to use: a folder, or org/name on the hub")
+      .metavar("DIR|NAME")
+      .letter('m');
+}
+
 // Under `compat: mlx-lm` all of a row is learned unless the mask is asked for, as in training.
 void apply_compat(const Args& args, RunConfig& config) {
   if (config.compat == "mlx-lm" && !args.given("mask_prompt")) {
@@ -41,8 +50,8 @@ void apply_compat(const Args& args, RunConfig& config) {
 }
 
 // Of the model's embedding; 0 if its config does not say.
-int vocab_size_of(const std::string& model) {
-  const auto path = std::filesystem::path(model) / "config.json";
+int vocab_size_of(const std::filesystem::path& model) {
+  const auto path = model / "config.json";
   if (!std::filesystem::exists(path)) {
     return 0;
   }
@@ -60,13 +69,11 @@ int run_check(const Arguments& arguments) {
       "--model: no tokens.",
       "temper data check --data data/ --model models/llama");
   args.group("Data");
-  args.add("data", &config.data, "folder of train, valid and test files, or one file")
+  args.add("data", &config.data, "folder of train, valid and test files, one file, or hf://datasets/org/name")
       .metavar("PATH")
       .letter('d')
       .required();
-  args.add("model", &config.model, "folder of the model whose tokenizer and chat template to use")
-      .metavar("DIR")
-      .letter('m');
+  add_model(args, config);
   add_run_fields(args, config, kFormatKeys);
   add_run_fields(args, config, kMaskKeys);
   add_run_fields(args, config, {"cache_dir"});
@@ -74,9 +81,16 @@ int run_check(const Arguments& arguments) {
     return 0;
   }
   apply_compat(args, config);
-  log::set_level(log::Level::error); // the answer says it all, once
-  const auto tokenizer = config.model.empty() ? nullptr : Tokenizer::load(config.model);
-  const auto check = check_data(config, tokenizer, tokenizer ? vocab_size_of(config.model) : 0);
+  std::shared_ptr<const Tokenizer> tokenizer;
+  int vocab_size = 0;
+  if (!config.model.empty()) {
+    const auto folder = resolve_model(config.model, config.revision, ModelFiles::description);
+    tokenizer = Tokenizer::load(folder);
+    vocab_size = vocab_size_of(folder);
+  }
+  resolve_data(config.data);         // says what it fetches
+  log::set_level(log::Level::error); // from here the answer says it all, once
+  const auto check = check_data(config, tokenizer, vocab_size);
   if (args.json()) {
     print_json(check.to_json());
   } else {
@@ -111,14 +125,11 @@ int run_preview(const Arguments& arguments) {
       "Rows as the model will see them. What is learned is coloured, or put in « » when not on a terminal.",
       "temper data preview --data data/ --model models/llama --rows 5");
   args.group("Data");
-  args.add("data", &config.data, "folder of train, valid and test files, or one file")
+  args.add("data", &config.data, "folder of train, valid and test files, one file, or hf://datasets/org/name")
       .metavar("PATH")
       .letter('d')
       .required();
-  args.add("model", &config.model, "folder of the model whose tokenizer and chat template to use")
-      .metavar("DIR")
-      .letter('m')
-      .required();
+  add_model(args, config).required();
   args.add("split", &split, "which file of a folder").one_of({"train", "valid", "test"});
   args.add("rows", &rows, "rows to show").at_least(1).letter('n');
   args.add("skip", &skip, "rows to pass over first").at_least(0);
@@ -129,7 +140,8 @@ int run_preview(const Arguments& arguments) {
   }
   apply_compat(args, config);
   const auto path = split_file(config.data, split);
-  const auto shown = preview_rows(path, Tokenizer::load(config.model), data_options(config), rows, skip);
+  const auto tokenizer = Tokenizer::load(resolve_model(config.model, config.revision, ModelFiles::description));
+  const auto shown = preview_rows(path, tokenizer, data_options(config), rows, skip);
   if (!args.json()) {
     print_previews(path.string(), shown);
     return 0;

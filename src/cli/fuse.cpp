@@ -9,13 +9,14 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/eval/fuse.h"
+#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
 namespace {
 
 struct FuseFlags {
-  std::string model;
+  ModelName model;
   std::string adapter;
   std::string out;
   std::string layout = "hub";
@@ -26,9 +27,12 @@ struct FuseFlags {
 void add_flags(Args& args, FuseFlags& flags) {
   auto& options = flags.options;
   args.group("Folders");
-  args.add("model", &flags.model, "folder of the base model; none: the one the adapter was trained on")
+  args.add("model", &flags.model.name,
+           "folder of the base model, or org/name on the hub; none: the one the adapter was trained on")
       .letter('m')
-      .metavar("DIR");
+      .metavar("DIR|NAME");
+  args.add("revision", &flags.model.revision,
+           "branch, tag or commit of a model on the hub; none: its main one");
   args.add("adapter", &flags.adapter, "adapter to merge: a run's folder, or a .safetensors file in one")
       .alias("adapter_path")
       .letter('a')
@@ -63,10 +67,11 @@ void add_flags(Args& args, FuseFlags& flags) {
 
 FuseOptions options_of(const Args& args, FuseFlags& flags) {
   auto& options = flags.options;
-  options.model = flags.model.empty() ? base_model_of(flags.adapter) : flags.model;
-  if (options.model.empty()) {
+  const auto base = flags.model.name.empty() ? base_model_of(flags.adapter) : flags.model;
+  if (base.name.empty()) {
     throw ConfigError("--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
+  options.model = resolve_model(base.name, base.revision);
   if (options.quantize_again && args.given("layout") && flags.layout == "hub") {
     throw ConfigError(
         "--quantize-again: the hub's layout has no room for weights packed by MLX; leave out "

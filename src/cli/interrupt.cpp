@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "temper/base/error.h"
+#include "temper/net/progress.h"
 
 namespace temper::cli {
 namespace {
@@ -29,6 +30,7 @@ void catch_interrupts() {
   action.sa_flags = SA_RESTART; // a save in progress is not cut short by a failing system call
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  end_downloads_on(received);
 }
 
 const std::atomic<int>& interrupt_signal() {

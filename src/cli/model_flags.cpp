@@ -6,6 +6,7 @@
 
 #include "cli/interrupt.h"
 #include "temper/base/error.h"
+#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -19,20 +20,26 @@ double gigabytes(std::int64_t bytes) {
 
 } // namespace
 
-std::string base_model_of(const std::string& adapter) {
+ModelName base_model_of(const std::string& adapter) {
   fs::path folder = adapter;
   if (!fs::is_directory(folder)) {
     folder = folder.parent_path();
   }
   const auto path = folder / "adapter_config.json";
-  return fs::exists(path) ? read_json(path).value("model", "") : std::string();
+  if (!fs::exists(path)) {
+    return {};
+  }
+  const Json config = read_json(path);
+  return {config.value("model", ""), config.value("revision", "")};
 }
 
 void ModelFlags::add_to(Args& args) {
   args.group("Model");
-  args.add("model", &model, "folder of the model; none: the one the adapter was trained on")
+  args.add("model", &model,
+           "folder of the model, or org/name on the hub; none: what the adapter was trained on")
       .letter('m')
-      .metavar("DIR");
+      .metavar("DIR|NAME");
+  args.add("revision", &revision, "branch, tag or commit of a model on the hub; none: its main one");
   args.add("adapter", &adapter, "adapter to put on top: a run's folder, or a .safetensors file in one")
       .alias("adapter_path")
       .letter('a')
@@ -47,24 +54,28 @@ ModelView LoadedModel::view() const {
 
 LoadedModel load(const ModelFlags& flags, const BeforeWeights& before_weights) {
   prepare_device();
-  const auto path = flags.model.empty() && !flags.adapter.empty() ? base_model_of(flags.adapter) : flags.model;
-  if (path.empty()) {
+  ModelName base{flags.model, flags.revision};
+  if (flags.model.empty() && !flags.adapter.empty()) {
+    base = base_model_of(flags.adapter);
+  }
+  if (base.name.empty()) {
     throw ConfigError(flags.adapter.empty()
-                          ? "--model is missing: name the folder of the model"
+                          ? "--model is missing: name the folder of the model, or org/name on the hub"
                           : "--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
+  const auto described = resolve_model(base.name, base.revision, ModelFiles::description);
   Json config;
-  const auto spec = load_spec(path, &config);
+  const auto spec = load_spec(described, &config);
   // The small files come first: what is wrong with them need not wait for the weights.
   LoadedModel loaded;
-  loaded.tokenizer = Tokenizer::load(path);
+  loaded.tokenizer = Tokenizer::load(described);
   if (!flags.adapter.empty()) {
     loaded.adapter = load_adapter(flags.adapter, spec);
   }
   if (before_weights) {
     before_weights(*loaded.tokenizer, spec, config);
   }
-  loaded.model = load_model(path, flags.dtype);
+  loaded.model = load_model(resolve_model(base.name, base.revision), flags.dtype);
   if (loaded.adapter) {
     make_ready(*loaded.adapter, loaded.model);
   }

@@ -15,15 +15,21 @@
 namespace temper::cli {
 
 struct ModelFlags {
-  std::string model;
+  std::string model;    // a folder, or a name on the hub
+  std::string revision; // of the latter
   std::string adapter;
   std::string dtype = "auto";
 
   void add_to(Args& args);
 };
 
-// The "model" of the run that made the adapter; empty if its config does not say.
-std::string base_model_of(const std::string& adapter);
+struct ModelName {
+  std::string name;     // a folder, or a name on the hub
+  std::string revision; // of the latter
+};
+
+// The model of the run that made the adapter; empty if its config does not say.
+ModelName base_model_of(const std::string& adapter);
 
 struct LoadedModel {
   Model model;

@@ -11,6 +11,7 @@
 #include "temper/io/model_folder.h"
 #include "temper/models/registry.h"
 #include "temper/models/tensors.h"
+#include "temper/net/resolve.h"
 
 namespace temper::cli {
 namespace {
@@ -97,10 +98,14 @@ void print_description(const Json& d) {
 
 int run_models(const Arguments& arguments) {
   std::string model;
+  std::string revision;
   Args args("models",
             "The model families that can be trained; with --model, what that folder's config.json describes.",
             "temper models --model models/gemma-3-4b-it");
-  args.add("model", &model, "a model's folder; none: list the families").letter('m').metavar("DIR");
+  args.add("model", &model, "a model's folder, or org/name on the hub; none: list the families")
+      .letter('m')
+      .metavar("DIR|NAME");
+  args.add("revision", &revision, "branch, tag or commit of a model on the hub; none: its main one");
   if (!args.parse(arguments)) {
     return 0;
   }
@@ -113,7 +118,7 @@ int run_models(const Arguments& arguments) {
     return 0;
   }
   Json config;
-  const auto spec = load_spec(model, &config);
+  const auto spec = load_spec(resolve_model(model, revision, ModelFiles::description), &config);
   const auto description = describe(spec, config);
   if (args.json()) {
     print_json(description);

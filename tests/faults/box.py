@@ -90,7 +90,8 @@ class Box:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPER_")}
         # Compiling the kernels of a step takes longer than all that a case does.
         self.environment |= {"XDG_CACHE_HOME": str(root / "cache"), "TMPDIR": str(root / "tmp"),
-                             "MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": "1"}
+                             "MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                             "HF_HOME": str(root / "hf")}
         (root / "tmp").mkdir()
 
     def write_model(self, folder: Path, vocabulary: int = VOCABULARY, hidden: int = HIDDEN) -> None:

@@ -205,7 +205,12 @@ def a_schedule_whose_points_go_back(box: Box) -> list[str]:
     return with_yaml(box, "lr_schedule:\n  name: points\n  points: [[9, 1e-4], [5, 0]]\n")
 
 
-@fault(CONFIG, r"hf_dataset: 'someone/something' is not a local folder or file; .*")
+@fault(CONFIG, r"hf_dataset: '/some/thing' is neither a folder or file here nor a name on the hub")
+def a_data_set_that_is_no_name(box: Box) -> list[str]:
+    return with_yaml(box, "hf_dataset:\n  path: /some/thing\n")
+
+
+@fault(IO, r"someone/something: not in .*, or not all of it, and HF_HUB_OFFLINE is set; .*")
 def a_data_set_that_is_not_here(box: Box) -> list[str]:
     return with_yaml(box, "hf_dataset:\n  path: someone/something\n")
 

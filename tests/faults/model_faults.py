@@ -4,13 +4,18 @@ import json
 import math
 
 from box import HIDDEN, Box, tensor, tiny_tensors, write_safetensors
-from fault import CHECKPOINT, CONFIG, MODEL, NON_FINITE, OK, check, fault
+from fault import CHECKPOINT, CONFIG, IO, MODEL, NON_FINITE, OK, check, fault
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 
 
-@fault(MODEL, r"nowhere/Llama-1B: there is no such model folder; download the model and name its folder")
+@fault(MODEL, r"\./nowhere/Llama-1B: there is no such model folder; download the model and name its folder")
 def a_model_that_does_not_exist(box: Box) -> list[str]:
+    return box.train("--model", "./nowhere/Llama-1B")
+
+
+@fault(IO, r"nowhere/Llama-1B: not in .*, or not all of it, and HF_HUB_OFFLINE is set; .*")
+def a_model_that_is_not_in_the_cache(box: Box) -> list[str]:
     return box.train("--model", "nowhere/Llama-1B")
 
 

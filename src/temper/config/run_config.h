@@ -18,7 +18,8 @@ namespace temper {
 
 struct RunConfig {
   // Model and method
-  std::string model;
+  std::string model;                   // a folder, or a name on the hub
+  std::string revision;                // of a model on the hub; empty: main
   std::string fine_tune_type = "lora"; // lora, dora, full
   int num_layers = -1;                 // the last N blocks; -1: all
   LoraParameters lora_parameters;

@@ -5,9 +5,11 @@ namespace {
 
 void list_model(FieldList& list, RunConfig& c) {
   list.group("Model and method");
-  list.add("model", &c.model, "folder of the model to fine-tune (config.json, *.safetensors, tokenizer)")
+  list.add("model", &c.model,
+           "the model to fine-tune: a folder (config.json, *.safetensors, tokenizer), or org/name on the hub")
       .letter('m')
-      .metavar("DIR");
+      .metavar("DIR|NAME");
+  list.add("revision", &c.revision, "branch, tag or commit of a model on the hub; none: its main one");
   list.add("fine_tune_type", &c.fine_tune_type,
            "train small updates beside the weights, those and a magnitude a row, or the weights")
       .one_of({"lora", "dora", "full"});
@@ -33,7 +35,9 @@ void list_model(FieldList& list, RunConfig& c) {
 
 void list_data(FieldList& list, RunConfig& c) {
   list.group("Data");
-  list.add("data", &c.data, "folder with train, valid and test files, or one file").letter('d').metavar("PATH");
+  list.add("data", &c.data, "folder with train, valid and test files, one file, or hf://datasets/org/name")
+      .letter('d')
+      .metavar("PATH");
   list.add("hf_dataset", &c.hf_dataset,
            "mlx-lm's description of a data set: its path, splits and feature names")
       .parts({"path", "name", "config", "train_split", "valid_split", "test_split", "prompt_feature",

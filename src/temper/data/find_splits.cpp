@@ -4,6 +4,7 @@
 #include "temper/base/error.h"
 #include "temper/data/prepared_data.h"
 #include "temper/data/row_source.h"
+#include "temper/net/resolve.h"
 
 namespace temper {
 namespace {
@@ -32,7 +33,8 @@ fs::path find_one(const fs::path& folder, std::initializer_list<const char*> nam
 
 } // namespace
 
-SplitFiles find_splits(const fs::path& path) {
+SplitFiles find_splits(const fs::path& given) {
+  const auto path = resolve_data(given);
   std::error_code ignored;
   if (path.empty()) {
     throw DataError("no data: name a folder or file with --data");
@@ -53,7 +55,8 @@ SplitFiles find_splits(const fs::path& path) {
   return files;
 }
 
-fs::path split_file(const fs::path& path, const std::string& split) {
+fs::path split_file(const fs::path& given, const std::string& split) {
+  const auto path = resolve_data(given);
   const auto files = find_splits(path);
   if (!fs::is_directory(path)) {
     return path;

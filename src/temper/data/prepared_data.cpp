@@ -16,6 +16,7 @@
 #include "temper/data/file_hash.h"
 #include "temper/data/token_cache.h"
 #include "temper/data/tokenize.h"
+#include "temper/net/hub_cache.h"
 
 namespace temper {
 namespace {
@@ -259,7 +260,7 @@ void keep_dataset_size(PreparedSplit& train, const RunConfig& config) {
   log::info("train: " + with_commas(config.dataset_size) + " of the examples are used (dataset_size)");
 }
 
-// mlx-lm's `hf_dataset`, as far as it names local data.
+// mlx-lm's `hf_dataset`: local data, or a name on the hub.
 RunConfig with_hf_dataset(RunConfig config) {
   Json& set = config.hf_dataset;
   if (set.is_null()) {
@@ -273,14 +274,13 @@ RunConfig with_hf_dataset(RunConfig config) {
                         ? set["path"].get<std::string>()
                         : std::string();
   std::error_code ignored;
-  if (path.empty() || !fs::exists(path, ignored)) {
-    throw ConfigError(
-        "hf_dataset: " +
-        (path.empty()
-             ? "one object with a path is supported"
-             : "'" + path + "' is not a local folder or file; download the data set and name where it is"));
+  const bool is_here = !path.empty() && fs::exists(path, ignored);
+  if (!is_here && (path.empty() || !parse_hub_name(path))) {
+    throw ConfigError("hf_dataset: " +
+                      (path.empty() ? "one object with a path is supported"
+                                    : "'" + path + "' is neither a folder or file here nor a name on the hub"));
   }
-  config.data = path;
+  config.data = is_here || path.starts_with("hf://") ? path : "hf://datasets/" + path;
   if (set.is_object()) {
     config.prompt_feature = set.value("prompt_feature", config.prompt_feature);
     config.completion_feature = set.value("completion_feature", config.completion_feature);

@@ -121,7 +121,10 @@ fs::path Hub::fetch(const HubRepo& repo, const FileChoice& choose) {
   const auto commit = description["sha"].get<std::string>();
   std::vector<std::string> names;
   for (const auto& sibling : description["siblings"]) {
-    names.push_back(sibling.value("rfilename", ""));
+    names.push_back(sibling["rfilename"].get<std::string>());
+    if (!is_inside(names.back())) {
+      throw IoError(repo.id + ": the hub names a file outside the snapshot: " + names.back());
+    }
   }
   const HubCache cache(settings_.cache, repo);
   std::vector<File> missing;

@@ -31,13 +31,6 @@ bool is_name(std::string_view text) {
          text.find("--") == std::string_view::npos && std::ranges::all_of(text, is_allowed);
 }
 
-// refs/<revision> and snapshots/.../<path> must stay below their folders.
-bool is_inside(std::string_view path) {
-  return !path.empty() && path.front() != '/' && path.find('\\') == std::string_view::npos &&
-         std::ranges::none_of(path, [](unsigned char c) { return c < ' '; }) &&
-         std::ranges::none_of(fs::path(path), [](const fs::path& part) { return part == ".." || part == "."; });
-}
-
 std::vector<std::string> split(std::string_view text) {
   std::vector<std::string> parts;
   while (true) {
@@ -113,6 +106,12 @@ std::optional<HubRepo> parse_hub_name(std::string_view text) {
   return found;
 }
 
+bool is_inside(std::string_view path) {
+  return !path.empty() && path.front() != '/' && path.find('\\') == std::string_view::npos &&
+         std::ranges::none_of(path, [](unsigned char c) { return c < ' '; }) &&
+         std::ranges::none_of(fs::path(path), [](const fs::path& part) { return part == ".." || part == "."; });
+}
+
 bool is_commit(std::string_view text) {
   return text.size() == 40 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
@@ -162,7 +161,7 @@ void HubCache::link(const std::string& commit, const std::string& file, const st
   const auto folder = snapshot(commit);
   const auto pointer = folder / file;
   if (!is_inside(file)) {
-    throw IoError(name_ + ": the hub names a file outside the snapshot: " + file);
+    throw IoError(name_ + ": not a file inside the snapshot: " + file);
   }
   make_directories(pointer.parent_path());
   const auto target = fs::relative(blob(etag), pointer.parent_path());

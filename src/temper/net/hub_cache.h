@@ -35,6 +35,9 @@ std::optional<HubRepo> parse_hub_name(std::string_view text);
 // 40 hexadecimal digits.
 bool is_commit(std::string_view text);
 
+// Whether a relative path stays below the folder that it starts from.
+bool is_inside(std::string_view path);
+
 class HubCache {
  public:
   HubCache(const std::filesystem::path& root, const HubRepo& repo);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -10,10 +11,22 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "temper/base/error.h"
 #include "temper/base/log.h"
 
 namespace temper {
 namespace {
+
+std::atomic<const std::atomic<int>*> ending_signal{nullptr};
+
+void end_if_asked() {
+  const auto* signal = ending_signal.load();
+  const int received = signal == nullptr ? 0 : signal->load();
+  if (received != 0) {
+    throw Error(received == SIGTERM ? ExitCode::terminated : ExitCode::interrupted,
+                "interrupted; what was fetched stays: run this again to go on");
+  }
+}
 
 constexpr double kRedrawEvery = 0.2; // seconds
 constexpr double kLineEvery = 15;
@@ -44,6 +57,10 @@ std::string format_bytes(std::int64_t bytes) {
   return {};
 }
 
+void end_downloads_on(const std::atomic<int>& signal) {
+  ending_signal = &signal;
+}
+
 DownloadProgress::DownloadProgress(std::string name, std::size_t num_files, std::int64_t num_bytes,
                                    std::int64_t num_here)
     : name_(std::move(name)),
@@ -60,6 +77,7 @@ DownloadProgress::~DownloadProgress() {
 }
 
 void DownloadProgress::add(std::int64_t num_bytes) {
+  end_if_asked();
   here_ += num_bytes;
   fetched_ += std::max<std::int64_t>(0, num_bytes);
   const double now = watch_.seconds();

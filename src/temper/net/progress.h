@@ -2,12 +2,16 @@
 // and then. Silent where log's level hides information.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
 #include "temper/base/clock.h"
 
 namespace temper {
+
+// From now on downloads end when `signal` is not 0, by an Error of a signal's exit code. It must stay alive.
+void end_downloads_on(const std::atomic<int>& signal);
 
 class DownloadProgress {
  public:
@@ -18,7 +22,7 @@ class DownloadProgress {
   DownloadProgress(const DownloadProgress&) = delete;
   DownloadProgress& operator=(const DownloadProgress&) = delete;
 
-  // `num_bytes` more are here; negative: some were worthless.
+  // `num_bytes` more are here; negative: some were worthless. Throws Error if a signal came.
   void add(std::int64_t num_bytes);
   // Says how much came and how fast.
   void finish();
