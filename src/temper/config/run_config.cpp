@@ -153,7 +153,7 @@ void validate(const RunConfig& config) {
 
 void check_complete(const RunConfig& config) {
   if (config.model.empty()) {
-    throw ConfigError("no model: give --model DIR (or org/name), or `model:` in the configuration file");
+    throw ConfigError("no model: give --model DIR, or `model:` in the configuration file");
   }
   if (config.data.empty() && config.hf_dataset.is_null()) {
     throw ConfigError("no data set: give --data PATH, or `data:` in the configuration file");

@@ -160,7 +160,7 @@ Json Hub::describe(HttpClient& client, const HubRepo& repo) const {
   if (response.status != 200) {
     refuse(repo, response);
   }
-  const Json description = Json::parse(response.body, nullptr, false);
+  Json description = Json::parse(response.body, nullptr, false);
   const bool fits =
       description.is_object() && description.contains("sha") && description["sha"].is_string() &&
       is_commit(description["sha"].get<std::string>()) && description.contains("siblings") &&
