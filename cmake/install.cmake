@@ -28,7 +28,7 @@ if(TEMPER_WHEEL AND NOT APPLE)
   install(CODE [[
     file(GET_RUNTIME_DEPENDENCIES EXECUTABLES "$<TARGET_FILE:temper>" LIBRARIES "${curl}"
       RESOLVED_DEPENDENCIES_VAR libraries
-      PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|gcc_s|stdc\\+\\+)\\.so" "^libmlx")
+      PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\\+\\+)\\.so" "^libmlx")
     set(bin "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/bin")
     file(MAKE_DIRECTORY "${bin}/licenses")
     foreach(library IN LISTS libraries curl)
