@@ -1,5 +1,5 @@
 // libcurl, loaded when first needed: a machine that fetches nothing need not have it, and no verb waits for
-// its thirty libraries (docs/decisions/0010).
+// its thirty libraries (docs/decisions/0011).
 #pragma once
 
 #include <curl/curl.h>
