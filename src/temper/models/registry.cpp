@@ -229,7 +229,8 @@ std::vector<bool> layers_of_kind(ConfigReader& config, const DecoderSpec& spec, 
   return found;
 }
 
-void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer)) {
+void read_windows(ConfigReader& config, DecoderSpec& spec, int window,
+                  const std::function<bool(int layer)>& is_sliding) {
   if (window < 0) {
     config.fail("sliding_window must not be negative, but is " + std::to_string(window));
   }

@@ -54,6 +54,7 @@ std::vector<bool> layers_of_kind(ConfigReader& config, const DecoderSpec& spec, 
 
 // Gives `window` to the layers that layer_types calls sliding_attention; without layer_types to those that
 // `is_sliding` picks. Throws ModelError if the window is negative, and as layers_of_kind() does.
-void read_windows(ConfigReader& config, DecoderSpec& spec, int window, bool (*is_sliding)(int layer));
+void read_windows(ConfigReader& config, DecoderSpec& spec, int window,
+                  const std::function<bool(int layer)>& is_sliding);
 
 } // namespace temper

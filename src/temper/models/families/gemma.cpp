@@ -69,13 +69,9 @@ DecoderSpec read_gemma3(ConfigReader& config) {
   spec.qk_norm = QkNorm::head;
   read_gemma3_ropes(config, spec);
   const int period = config.positive("sliding_window_pattern", 6);
-  read_windows(config, spec, config.positive("sliding_window"), [](int) { return true; });
-  const bool listed = !config.texts("layer_types").empty();
-  for (int i = 0; i < spec.num_layers; ++i) {
-    auto& layer = spec.layers[static_cast<std::size_t>(i)];
-    if (!listed && (i + 1) % period == 0) {
-      layer.window = 0;
-    }
+  read_windows(config, spec, config.positive("sliding_window"),
+               [&](int layer) { return (layer + 1) % period != 0; });
+  for (auto& layer : spec.layers) {
     layer.rope = layer.window > 0 ? 1 : 0;
   }
   return spec;

@@ -11,11 +11,7 @@ namespace {
 void read_qwen_windows(ConfigReader& config, DecoderSpec& spec) {
   const int window = config.boolean("use_sliding_window", false) ? config.integer("sliding_window", 4096) : 0;
   const int first = config.integer("max_window_layers", 28);
-  const bool listed = !config.texts("layer_types").empty();
-  read_windows(config, spec, window, [](int) { return true; });
-  for (int i = 0; !listed && i < std::min(first, spec.num_layers); ++i) {
-    spec.layers[static_cast<std::size_t>(i)].window = 0;
-  }
+  read_windows(config, spec, window, [&](int layer) { return layer >= first; });
   config.ignore({"sliding_window", "use_mrope"});
 }
 
