@@ -227,6 +227,10 @@ std::int64_t num_parameters(const DecoderSpec& spec) {
   return total;
 }
 
+int first_trained_block(const DecoderSpec& spec, int num_layers) {
+  return num_layers < 0 ? 0 : spec.num_layers - num_layers;
+}
+
 std::vector<MatrixLayer> adaptable_layers(const DecoderSpec& spec, int num_layers,
                                           const std::vector<std::string>& keys, const std::string& setting) {
   check_keys(spec, keys, setting);
@@ -234,7 +238,7 @@ std::vector<MatrixLayer> adaptable_layers(const DecoderSpec& spec, int num_layer
     throw ConfigError("num_layers: " + std::to_string(num_layers) + " asked for, but the model has " +
                       std::to_string(spec.num_layers) + " layers; -1 means all");
   }
-  const int first = num_layers < 0 ? 0 : spec.num_layers - num_layers;
+  const int first = first_trained_block(spec, num_layers);
   std::vector<MatrixLayer> layers;
   for (auto& layer : matrix_layers(spec)) {
     if (block_of(spec, layer.name).value_or(first) >= first && selects(spec, keys, layer)) {

@@ -44,6 +44,9 @@ std::optional<int> block_of(const DecoderSpec& spec, const std::string& tensor);
 // ("model.embed_tokens", "lm_head"): what lora_parameters.keys holds, as in mlx-lm.
 std::string layer_key(const DecoderSpec& spec, const std::string& layer);
 
+// The first of the last `num_layers` blocks, which the setting of that name trains; all if it is negative.
+int first_trained_block(const DecoderSpec& spec, int num_layers);
+
 // The layers of the last `num_layers` blocks (-1: all) that adapters go on, in the blocks' order. `keys` (e.g.
 // "self_attn.q_proj", "embed_tokens", "lm_head"; outside of the blocks the last part will do) selects; empty:
 // every linear and expert layer of the blocks, no router. Throws ConfigError naming a key that matches none,

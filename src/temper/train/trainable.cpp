@@ -73,7 +73,7 @@ std::set<std::string> tensors_beside(const RunConfig& config, const DecoderSpec&
       routers.insert(layer.name + ".bias");
     }
   }
-  const int first = config.num_layers < 0 ? 0 : spec.num_layers - config.num_layers;
+  const int first = first_trained_block(spec, config.num_layers);
   for (const auto& [name, shape] : expected_tensors(spec)) {
     const bool wanted = (config.train_norms && is_norm(name, shape)) ||
                         (config.train_biases && name.ends_with(".bias") && !routers.contains(name));
@@ -89,7 +89,7 @@ bool trains_whole(const RunConfig& config, const DecoderSpec& spec, const std::s
   if (!is_full(config)) {
     return beside.contains(name);
   }
-  const int first = config.num_layers < 0 ? 0 : spec.num_layers - config.num_layers;
+  const int first = first_trained_block(spec, config.num_layers);
   // mlx-lm leaves what is outside the blocks alone even when it trains all of them.
   const bool beyond_blocks = config.num_layers < 0 && config.compat != "mlx-lm";
   const auto block = block_of(spec, name);
