@@ -1,28 +1,16 @@
 #include "temper/optim/optimizer.h"
 
 #include <algorithm>
-#include <iterator>
 
 #include "temper/base/error.h"
-#include "temper/config/nearest.h"
 #include "temper/optim/optimizers/all.h"
+#include "temper/optim/registered.h"
 
 namespace temper {
 namespace {
 
 std::unique_ptr<UpdateRule> make_rule(const std::string& name, const OptimizerConfig& config) {
-  const auto found = std::find_if(std::begin(kOptimizers), std::end(kOptimizers),
-                                  [&](const RegisteredOptimizer& entry) { return name == entry.name; });
-  if (found == std::end(kOptimizers)) {
-    std::vector<std::string> names;
-    std::string all;
-    for (const auto& entry : kOptimizers) {
-      names.emplace_back(entry.name);
-      all += (all.empty() ? "" : ", ") + names.back();
-    }
-    throw ConfigError("optimizer: " + name + " is not one of " + all + did_you_mean(name, names));
-  }
-  return found->make(config);
+  return registered(kOptimizers, "optimizer", name).make(config);
 }
 
 // A group that does nothing was meant for something else.

@@ -55,4 +55,11 @@ inline mx::array scalar(double value) {
   return mx::array(static_cast<float>(value));
 }
 
+// The parameter after a decay in proportion to the learning rate, beside the gradient.
+// Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW has it.
+inline mx::array decayed(const ParameterStep& p, const mx::array& learning_rate) {
+  return p.weight_decay > 0 ? p.parameter * (scalar(1.0) - learning_rate * scalar(p.weight_decay))
+                            : p.parameter;
+}
+
 } // namespace temper

@@ -42,9 +42,7 @@ class Adafactor final : public UpdateRule {
       m = scalar(*config_.beta_1) * m + scalar(1.0 - *config_.beta_1) * update;
       update = m;
     }
-    const auto kept =
-        p.weight_decay > 0 ? p.parameter * (scalar(1.0) - rate * scalar(p.weight_decay)) : p.parameter;
-    return kept - update;
+    return decayed(p, rate) - update;
   }
 
   std::optional<double> weight_decay(const std::string&, const mx::array&) const override {

@@ -26,10 +26,7 @@ class Adam final : public UpdateRule {
       return config_.bias_correction ? moment / (scalar(1.0) - mx::power(scalar(beta), p.count)) : moment;
     };
     const auto direction = corrected(m, beta1) / (mx::sqrt(corrected(v, beta2)) + scalar(config_.eps));
-    const auto kept = p.weight_decay > 0
-                          ? p.parameter * (scalar(1.0) - p.learning_rate * scalar(p.weight_decay))
-                          : p.parameter;
-    return kept - p.learning_rate * direction;
+    return decayed(p, p.learning_rate) - p.learning_rate * direction;
   }
 
   std::optional<double> weight_decay(const std::string&, const mx::array&) const override {

@@ -18,10 +18,7 @@ class Lion final : public UpdateRule {
     auto& m = p.state.at("m");
     const auto direction = mx::sign(scalar(beta1) * m + scalar(1.0 - beta1) * p.gradient);
     m = scalar(beta2) * m + scalar(1.0 - beta2) * p.gradient;
-    const auto kept = p.weight_decay > 0
-                          ? p.parameter * (scalar(1.0) - p.learning_rate * scalar(p.weight_decay))
-                          : p.parameter;
-    return kept - p.learning_rate * direction;
+    return decayed(p, p.learning_rate) - p.learning_rate * direction;
   }
 
   std::optional<double> weight_decay(const std::string&, const mx::array&) const override {

@@ -61,9 +61,7 @@ class Muon final : public UpdateRule {
         result.push_back(rest_->step(p));
         continue;
       }
-      const bool decay = config_.decoupled && p.weight_decay > 0;
-      const auto kept =
-          decay ? p.parameter * (scalar(1.0) - p.learning_rate * scalar(p.weight_decay)) : p.parameter;
+      const auto kept = config_.decoupled ? decayed(p, p.learning_rate) : p.parameter;
       result.push_back(kept - p.learning_rate * scalar(adjustment(p)) * updates[i]);
     }
     return result;
