@@ -4,11 +4,10 @@
 #include <charconv>
 #include <cmath>
 
-#include <fnmatch.h>
-
 #include <fmt/format.h>
 
 #include "temper/base/error.h"
+#include "temper/config/name_pattern.h"
 
 namespace temper {
 namespace {
@@ -25,11 +24,7 @@ double read_positive(const Json& json, const std::string& name) {
 
 LoraLayerRule read_rule(const Json& json, const std::string& name) {
   LoraLayerRule rule;
-  const Json match = json.value("match", Json());
-  if (!match.is_string() || match.get_ref<const std::string&>().empty()) {
-    throw ConfigError(name + ": needs match, a pattern of layer names such as \"*.mlp.down_proj\"");
-  }
-  rule.match = match.get<std::string>();
+  rule.match = read_match(json, name, "layer names such as \"*.mlp.down_proj\"");
   if (json.contains("rank")) {
     if (!json["rank"].is_number_integer() || json["rank"].get<std::int64_t>() < 1) {
       throw ConfigError(
@@ -164,9 +159,8 @@ void check_lora(const LoraParameters& parameters, const std::string& fine_tune_t
 }
 
 const LoraLayerRule* rule_of(const std::vector<LoraLayerRule>& rules, const std::string& layer) {
-  const auto found = std::find_if(rules.begin(), rules.end(), [&](const LoraLayerRule& rule) {
-    return ::fnmatch(rule.match.c_str(), layer.c_str(), FNM_NOESCAPE) == 0;
-  });
+  const auto found = std::find_if(rules.begin(), rules.end(),
+                                  [&](const LoraLayerRule& rule) { return fits_pattern(rule.match, layer); });
   return found == rules.end() ? nullptr : &*found;
 }
 

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 
-#include <fnmatch.h>
-
 #include <fmt/format.h>
 
 #include "temper/base/error.h"
+#include "temper/config/name_pattern.h"
 
 namespace temper {
 namespace {
@@ -20,11 +19,7 @@ double read_number(const Json& json, const std::string& name) {
 
 ParameterGroup read_group(const Json& json, const std::string& name) {
   ParameterGroup group;
-  const Json match = json.value("match", Json());
-  if (!match.is_string() || match.get_ref<const std::string&>().empty()) {
-    throw ConfigError(name + ": needs match, a pattern of parameter names such as \"*.lora_b\"");
-  }
-  group.match = match.get<std::string>();
+  group.match = read_match(json, name, "parameter names such as \"*.lora_b\"");
   if (json.contains("learning_rate_ratio")) {
     group.learning_rate_ratio = read_number(json["learning_rate_ratio"], name + ".learning_rate_ratio");
   }
@@ -47,9 +42,8 @@ std::vector<ParameterGroup> read_parameter_groups(const Json& json) {
 }
 
 const ParameterGroup* group_of(const std::vector<ParameterGroup>& groups, const std::string& name) {
-  const auto found = std::find_if(groups.begin(), groups.end(), [&](const ParameterGroup& group) {
-    return ::fnmatch(group.match.c_str(), name.c_str(), FNM_NOESCAPE) == 0;
-  });
+  const auto found = std::find_if(groups.begin(), groups.end(),
+                                  [&](const ParameterGroup& group) { return fits_pattern(group.match, name); });
   return found == groups.end() ? nullptr : &*found;
 }
 
