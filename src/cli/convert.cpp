@@ -7,6 +7,7 @@
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/base/units.h"
 #include "temper/io/convert.h"
 #include "temper/net/resolve.h"
 #include "temper/nn/device.h"
@@ -88,10 +89,6 @@ std::optional<QuantChoice> choice_of(const Args& args, const ConvertFlags& flags
   }
   return QuantChoice{make_quant_format(flags.mode, flags.bits, flags.group_size), mixed ? flags.recipe : "",
                      flags.keep};
-}
-
-double gigabytes(std::int64_t bytes) {
-  return static_cast<double>(bytes) / 1e9;
 }
 
 Json report_json(const ConvertFlags& flags, const ConvertReport& report, double seconds) {

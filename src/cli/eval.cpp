@@ -11,6 +11,7 @@
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/base/units.h"
 #include "temper/config/run_config_fields.h"
 #include "temper/data/prepared_data.h"
 #include "temper/eval/perplexity.h"
@@ -172,7 +173,7 @@ int run_eval(const Arguments& arguments) {
       print_answers(flags, questions, scores);
     }
   }
-  json["peak_memory_gb"] = static_cast<double>(mx::get_peak_memory()) / 1e9;
+  json["peak_memory_gb"] = gigabytes(mx::get_peak_memory());
   if (args.json()) {
     print_json(json);
   }

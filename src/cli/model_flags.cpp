@@ -6,6 +6,7 @@
 
 #include "cli/interrupt.h"
 #include "temper/base/error.h"
+#include "temper/base/units.h"
 #include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
@@ -13,10 +14,6 @@ namespace temper::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-double gigabytes(std::int64_t bytes) {
-  return static_cast<double>(bytes) / 1e9;
-}
 
 } // namespace
 

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "temper/base/clock.h"
+#include "temper/base/units.h"
 #include "temper/infer/token_stream.h"
 
 namespace temper {
@@ -44,10 +45,6 @@ std::vector<std::uint64_t> beginnings(const std::vector<BatchPrompt>& prompts, i
     }
   }
   return group;
-}
-
-double rate(std::int64_t count, double seconds) {
-  return count > 0 && seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
 }
 
 // The texts that run, each in a row of the stream, and those that wait.
@@ -168,11 +165,11 @@ class Batch {
 } // namespace
 
 double BatchSpeed::prompt_tokens_per_second() const {
-  return rate(prompt_tokens - reused_tokens, prompt_seconds);
+  return per_second(static_cast<double>(prompt_tokens - reused_tokens), prompt_seconds);
 }
 
 double BatchSpeed::tokens_per_second() const {
-  return rate(tokens, seconds - prompt_seconds);
+  return per_second(static_cast<double>(tokens), seconds - prompt_seconds);
 }
 
 BatchOrder batch_order(const std::vector<BatchPrompt>& prompts, int batch_size) {

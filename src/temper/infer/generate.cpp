@@ -2,14 +2,11 @@
 
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
+#include "temper/base/units.h"
 #include "temper/infer/answer.h"
 
 namespace temper {
 namespace {
-
-double rate(double count, double seconds) {
-  return count > 0 && seconds > 0 ? count / seconds : 0.0;
-}
 
 bool is_cancelled(const GenerationOptions& options) {
   return options.cancelled && options.cancelled();
@@ -18,11 +15,11 @@ bool is_cancelled(const GenerationOptions& options) {
 } // namespace
 
 double GenerationResult::prompt_tokens_per_second() const {
-  return rate(prompt_tokens - reused_tokens, prompt_seconds);
+  return per_second(prompt_tokens - reused_tokens, prompt_seconds);
 }
 
 double GenerationResult::tokens_per_second() const {
-  return rate(static_cast<double>(tokens.size()) - 1, generate_seconds);
+  return per_second(static_cast<double>(tokens.size()) - 1, generate_seconds);
 }
 
 void validate(const GenerationOptions& options) {

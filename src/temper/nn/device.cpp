@@ -11,6 +11,7 @@
 #include <malloc.h>
 #endif
 
+#include "temper/base/units.h"
 #include "temper/nn/params.h"
 
 namespace temper {
@@ -71,8 +72,8 @@ bool is_prepared = false;
 } // namespace
 
 MemoryUse memory_use() {
-  return {static_cast<double>(mx::get_active_memory()) / 1e9, static_cast<double>(mx::get_peak_memory()) / 1e9,
-          device_memory_bytes() / 1e9};
+  return {gigabytes(mx::get_active_memory()), gigabytes(mx::get_peak_memory()),
+          gigabytes(device_memory_bytes())};
 }
 
 std::string device_name() {
