@@ -63,7 +63,7 @@ int KvCache::offset() const {
 StoredKeys KvCache::update(int layer, const mx::array& k, const mx::array& v, int multiple) {
   auto& own = layers_.at(static_cast<std::size_t>(layer));
   const int end = offset_ + k.shape(2);
-  const int oldest = own.window > 0 ? std::max(0, offset_ - own.window + 1) : 0;
+  const int oldest = oldest_seen(own.window, offset_);
   const int first = std::max(own.begin, oldest);
   if (!own.keys || end - own.begin > own.keys->shape(2)) {
     // A windowed layer leaves behind here what no query reaches any more.
@@ -112,8 +112,7 @@ void KvCache::mark() {
 
 bool KvCache::can_cut(int length) const {
   return length == offset_ || std::all_of(layers_.begin(), layers_.end(), [&](const Layer& layer) {
-           return !layer.recurrent &&
-                  (layer.window == 0 || layer.begin <= std::max(0, length - layer.window + 1));
+           return !layer.recurrent && (layer.window == 0 || layer.begin <= oldest_seen(layer.window, length));
          });
 }
 
@@ -252,7 +251,7 @@ KvCache KvCache::merge(const std::vector<Rows>& parts) {
   const int end = merged.offset_;
   for (std::size_t i = 0; i < merged.layers_.size(); ++i) {
     auto& own = merged.layers_[i];
-    own.begin = own.window > 0 ? std::max(0, end - own.window + 1) : 0;
+    own.begin = oldest_seen(own.window, end);
     const int capacity = capacity_for(end - own.begin + 1, own.window);
     own.keys = merged_buffer(parts, i, &Layer::keys, own.begin, end, capacity);
     own.values = merged_buffer(parts, i, &Layer::values, own.begin, end, capacity);
@@ -277,7 +276,7 @@ KvCache::LayerContent KvCache::content(int layer) const {
   const auto& own = layers_.at(static_cast<std::size_t>(layer));
   LayerContent content{std::nullopt, own.state};
   if (own.keys && offset_ > 0) {
-    const int oldest = own.window > 0 ? std::max(0, offset_ - own.window + 1) : 0;
+    const int oldest = oldest_seen(own.window, offset_);
     const int first = std::max(own.begin, oldest);
     content.keys = StoredKeys{places(*own.keys, first - own.begin, offset_ - own.begin),
                               places(*own.values, first - own.begin, offset_ - own.begin), first};

@@ -4,6 +4,7 @@
 // Dims: B rows, G key heads, T new tokens, S stored tokens, D head_dim.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -13,6 +14,11 @@
 #include "temper/nn/attention.h"
 
 namespace temper {
+
+// The first of `columns` columns that a window lets the next one see; all of them without a window.
+inline int oldest_seen(int window, int columns) {
+  return window > 0 ? std::max(0, columns - window + 1) : 0;
+}
 
 // Rows share their columns: column c is the c-th of every row, and shorter texts begin with columns of padding.
 // A value: a copy shares the arrays and goes its own way. Lazy throughout.

@@ -69,7 +69,7 @@ KvCache::LayerContent read_layer(const fs::path& path, const Params& tensors, co
   const auto& keys = tensor(path, tensors, name + "keys");
   const auto& values = tensor(path, tensors, name + "values");
   const int first = keys.ndim() == 4 ? columns - keys.shape(2) : -1;
-  const int oldest = own.window > 0 ? std::max(0, columns - own.window + 1) : 0;
+  const int oldest = oldest_seen(own.window, columns);
   if (first < 0 || first > oldest || keys.shape(0) != 1 || keys.shape(1) != spec.num_kv_heads ||
       keys.shape(3) != spec.head_dim || values.shape() != keys.shape()) {
     throw ModelError(path.string() + ": " + name + "keys has shape " + shape_text(keys.shape()) +
