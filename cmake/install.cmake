@@ -16,6 +16,12 @@ else()
 endif()
 install(TARGETS temper RUNTIME DESTINATION bin COMPONENT wheel)
 
+if(TEMPER_WHEEL)
+  install(FILES third_party/ggml/LICENSE DESTINATION bin/licenses RENAME ggml.txt COMPONENT wheel) # compiled in
+else()
+  install(FILES third_party/ggml/LICENSE TYPE DOC RENAME ggml.txt COMPONENT library)
+endif()
+
 if(TEMPER_WHEEL AND NOT APPLE)
   # Shared libraries that a pip user lacks travel beside the binary, under the names it asks for, with their
   # licences. libstdc++ and glibc come from the system, as for the mlx wheel itself.

@@ -1,11 +1,13 @@
 """Cross-compiles all C++ of src/ for aarch64 macOS, and links the program, against MLX's Metal wheel.
 
 The compiler is zig's (PyPI `ziglang`), which brings Apple's libc headers and libc++ and remembers what it has
-compiled, so that the second time is quick. Headers of the other libraries are copied into a folder of their own:
-/usr/include as a whole would put glibc's headers before Apple's. What this cannot check: the Rust library and
-static libraries (no Apple target here; their symbols are left for load time), and anything at run time.
+compiled, so that the second time is quick. It compiles ggml's C as well. Headers of the other libraries are copied
+into a folder of their own: /usr/include as a whole would put glibc's headers before Apple's. What this cannot check:
+the Rust library and static libraries (no Apple target here; their symbols are left for load time), and anything at run
+time.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +25,7 @@ HEADERS = ["nlohmann", "fmt", "yaml-cpp", "CLI", "simdjson.h", "curl"]
 PLACES = [Path("/usr/include"), *Path("/usr/include").glob("*-linux-gnu")]
 PLATFORM = "macosx_14_0_arm64"
 ZIG = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.14.0"]
+ZIG_C = [*ZIG[:3], "cc", *ZIG[4:]]
 FLAGS = ["-std=c++20", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-DFMT_HEADER_ONLY"]
 
 
@@ -57,6 +60,29 @@ def header_folder() -> Path:
     return folder
 
 
+def llama_cpp_folder() -> Path:
+    """llama.cpp's source, where cargo keeps it (cmake/ggml.cmake has fetched it)."""
+    manifest = ROOT / "third_party" / "ggml" / "Cargo.toml"
+    cargo = shutil.which("cargo") or Path.home() / ".cargo" / "bin" / "cargo"
+    answer = subprocess.run(
+        [cargo, "metadata", "--locked", "--quiet", "--format-version", "1", "--manifest-path", manifest],
+        check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    packages = json.loads(answer.stdout)["packages"]
+    (crate,) = (package for package in packages if package["name"] == "llama-cpp-sys-2")
+    return Path(crate["manifest_path"]).parent / "llama.cpp"
+
+
+def compile_ggml() -> tuple[Path, str]:
+    ggml = llama_cpp_folder() / "ggml"
+    source, result = "third_party/ggml/quants.c", BUILD / "objects" / "ggml_quants.o"
+    result.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c11", "-w", "-DNDEBUG", "-D_DARWIN_C_SOURCE", "-fvisibility=hidden", "-Ithird_party/ggml",
+             f"-I{ggml / 'include'}", f"-I{ggml / 'src'}"]  # fmt: skip
+    done = subprocess.run([*ZIG_C, *flags, "-c", source, "-o", result], cwd=ROOT, capture_output=True, text=True)
+    return result, f"{source}:\n{done.stderr}" if done.returncode else ""
+
+
 def compile_one(source: Path, flags: list[str]) -> tuple[Path, str]:
     """The object file, and what the compiler said if it failed."""
     name = source.relative_to(ROOT).as_posix()
@@ -75,11 +101,11 @@ def link(objects: list[Path], mlx: Path) -> str:
 
 def main() -> int:
     mlx = mlx_folder()
-    flags = [*FLAGS, '-DTEMPER_VERSION="macos-check"', "-Isrc", "-Irust", "-isystem", str(header_folder()),
-             "-isystem", str(mlx / "include")]  # fmt: skip
+    flags = [*FLAGS, '-DTEMPER_VERSION="macos-check"', "-Isrc", "-Irust", "-Ithird_party/ggml",
+             "-isystem", str(header_folder()), "-isystem", str(mlx / "include")]  # fmt: skip
     sources = sorted((ROOT / "src").rglob("*.cpp"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda source: compile_one(source, flags), sources))
+        results = [*pool.map(lambda source: compile_one(source, flags), sources), compile_ggml()]
     errors = [error for _, error in results if error]
     if not errors and (error := link([path for path, _ in results], mlx)):
         errors = [f"linking:\n{error}"]

@@ -1,0 +1,1 @@
+// A package must have a target; this one only names a dependency.
