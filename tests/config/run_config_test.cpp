@@ -2,91 +2,19 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <set>
 
-#include <unistd.h>
-
-#include "temper/base/error.h"
+#include "config/config_sources.h"
 #include "temper/base/files.h"
 #include "temper/base/log.h"
 #include "temper/config/run_config_fields.h"
 
 using namespace temper;
+using namespace temper::test;
 
 namespace {
-
-// A YAML file that lives as long as the test.
-class ConfigFile {
- public:
-  explicit ConfigFile(const std::string& yaml)
-      : path_(std::filesystem::temp_directory_path() /
-              ("temper-config-" + std::to_string(::getpid()) + "-" + std::to_string(count_++) + ".yaml")) {
-    write_file_atomic(path_, yaml);
-  }
-  ~ConfigFile() {
-    std::filesystem::remove(path_);
-  }
-  std::string path() const {
-    return path_.string();
-  }
-
- private:
-  static inline int count_ = 0;
-  std::filesystem::path path_;
-};
-
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(name) {
-    ::setenv(name, value, 1);
-  }
-  ~Variable() {
-    ::unsetenv(name_);
-  }
-
- private:
-  const char* name_;
-};
-
-RunConfig load(const std::string& yaml, std::vector<std::string> flags = {}) {
-  const ConfigFile file(yaml);
-  return load_run_config({file.path(), std::move(flags), true});
-}
-
-RunConfig load_flags(std::vector<std::string> flags) {
-  return load_run_config({"", std::move(flags), true});
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "";
-}
-
-std::string yaml_error(const std::string& yaml) {
-  const ConfigFile file(yaml);
-  std::string what = error_of([&] { load_run_config({file.path(), {}, false}); });
-  for (std::size_t at; (at = what.find(file.path())) != std::string::npos;) {
-    what.replace(at, file.path().size(), "run.yaml");
-  }
-  return what;
-}
-
-std::string flag_error(std::vector<std::string> flags) {
-  return error_of([&] { load_run_config({"", flags, false}); });
-}
-
-Json value_of(RunConfig config, const std::string& key) {
-  const FieldList list = run_config_fields(config);
-  return list.find(key)->value();
-}
 
 // Gives a member another valid value.
 struct Change {
@@ -302,16 +230,6 @@ TEST_CASE("flags: lists") {
   CHECK(config.generate == std::vector<std::string>{"Hello, [you]", "--again"});
 }
 
-TEST_CASE("flags: mlx-lm's hf_dataset by name, by JSON and by part") {
-  CHECK(load_flags({"--hf-dataset", "billsum"}).hf_dataset == Json{{"path", "billsum"}});
-  CHECK(load_flags({"--hf-dataset", R"({"path": "a", "train_split": "train[:10]"})"}).hf_dataset ==
-        Json{{"path", "a"}, {"train_split", "train[:10]"}});
-  CHECK(load("hf_dataset:\n  path: a\n  text_feature: t\n", {"--hf-dataset.path", "b"}).hf_dataset ==
-        Json{{"path", "b"}, {"text_feature", "t"}});
-  CHECK(flag_error({"--hf-dataset", "{\"pth\": 1}"}) ==
-        "--hf-dataset: unknown key 'pth'; did you mean 'path'?");
-}
-
 TEST_CASE("an unknown key or flag is an error that names the nearest one") {
   CHECK(yaml_error("model: m\nlearing_rate: 1\n") ==
         "run.yaml:2: unknown key 'learing_rate'; did you mean 'learning_rate'?");
@@ -370,53 +288,6 @@ TEST_CASE("a value of the wrong type or out of range names its place") {
         }).find("out of range") != std::string::npos);
 }
 
-TEST_CASE("a method's settings agree with each other") {
-  const auto with = [](const std::string& lora, const std::string& more = "") {
-    return yaml_error("lora_parameters: " + lora + "\n" + more);
-  };
-  CHECK(with("{use_rslora: true}") ==
-        "lora_parameters.use_rslora needs lora_parameters.alpha: its scale is alpha / sqrt(rank)");
-  CHECK(load("lora_parameters: {use_rslora: true, alpha: 6, rank: 4}\n").lora_parameters.layer_scale() == 3.0);
-  for (const std::string init : {"pissa_niter_", "pissa_niter_x", "pissa_niter_-1", "pissa4", "olora"}) {
-    CHECK(with("{init: " + init + "}") ==
-          "lora_parameters.init: " + init + " is not one of default, pissa, pissa_niter_N");
-  }
-  CHECK(load("lora_parameters: {init: pissa_niter_16}\n").lora_parameters.pissa_iterations() == 16);
-  CHECK(with("{init: pissa}", "fine_tune_type: dora") ==
-        "lora_parameters.init pissa is for fine_tune_type lora, not dora");
-  CHECK(with("{init: pissa}", "resume_adapter_file: a.safetensors")
-            .find("init pissa and resume_adapter_file exclude each other") != std::string::npos);
-  CHECK(with("{lr_ratio: 4}", "fine_tune_type: full") ==
-        "lora_parameters.lr_ratio means nothing to fine_tune_type full: it trains no adapter");
-  CHECK(with("{lr_ratio: 0}").find("lora_parameters.lr_ratio must be above 0") != std::string::npos);
-  CHECK(with("{layers: [{rank: 4}]}").find("lora_parameters.layers[0]: needs match") != std::string::npos);
-  CHECK(with("{layers: {match: x, rank: 0}}").find("layers[0].rank must be a whole number") !=
-        std::string::npos);
-  CHECK(with("{layers: [{match: x, alpha: 1, scale: 2}]}")
-            .find("layers[0]: alpha and scale exclude each other") != std::string::npos);
-  CHECK(yaml_error("neftune_alpha: -1").find("neftune_alpha must be at least 0") != std::string::npos);
-}
-
-TEST_CASE("rank and weight by layer: the first rule that fits") {
-  const auto lora = load(
-                        "lora_parameters:\n  rank: 4\n  alpha: 8\n  layers:\n"
-                        "  - {match: '*.layers.1.*', rank: 2}\n  - {match: '*.v_proj', scale: 7}\n"
-                        "  - {match: '*', alpha: 16}\n")
-                        .lora_parameters;
-  const auto rules = lora.layer_rules();
-  const auto own = [&](const std::string& layer) { return lora.with(*rule_of(rules, layer)); };
-  CHECK(own("model.layers.1.self_attn.v_proj").rank == 2);
-  CHECK(own("model.layers.1.self_attn.v_proj").layer_scale() == 4.0);
-  CHECK(own("model.layers.0.self_attn.v_proj").rank == 4);
-  CHECK(own("model.layers.0.self_attn.v_proj").layer_scale() == 7.0);
-  CHECK(own("lm_head").layer_scale() == 4.0);
-}
-
-TEST_CASE("an unknown schedule is refused with the choices") {
-  CHECK(flag_error({"--lr-schedule", "wavy"}).find("--lr-schedule must be one of constant, linear, cosine") ==
-        0);
-}
-
 TEST_CASE("contradictions in one source are errors, a stronger source wins") {
   CHECK(flag_error({"--iters", "5", "--epochs", "1"}) ==
         "--iters and --epochs exclude each other: give one of them");
@@ -471,242 +342,10 @@ TEST_CASE("a run needs a model, a data set and something to do") {
   CHECK(error_of([&] { check_complete(config); }).find("nothing to do") == 0);
 }
 
-TEST_CASE("mlx-lm's lora_config.yaml works unchanged") {
-  const RunConfig config = load(R"(# a file as mlx-lm documents it
-model: "mlx_model"
-train: true
-fine_tune_type: lora
-optimizer: adamw
-optimizer_config:
-  adam: {}
-  adamw:
-    betas: [0.9, 0.98]
-    eps: 1e-6
-    weight_decay: 0.05
-    bias_correction: true
-  muon:
-    momentum: 0.95
-    ns_steps: 5
-data: "/path/to/training/data"
-seed: 0
-num_layers: 16
-batch_size: 4
-iters: 1000
-val_batches: 25
-learning_rate: 1e-5
-report_to: null
-project_name: null
-steps_per_report: 10
-steps_per_eval: 200
-resume_adapter_file: null
-adapter_path: "adapters"
-save_every: 100
-test: false
-test_batches: 100
-max_seq_length: 2048
-grad_checkpoint: false
-grad_accumulation_steps: 1
-clear_cache_threshold: 0
-mask_prompt: false
-trust_remote_code: false
-lora_parameters:
-  keys: ["self_attn.q_proj", "self_attn.v_proj"]
-  rank: 8
-  scale: 20.0
-  dropout: 0.0
-lr_schedule:
-  name: cosine_decay
-  warmup: 100 # 0 for no warmup
-  warmup_init: 1e-7 # 0 if not specified
-  arguments: [1e-5, 1000, 1e-7] # passed to scheduler
-hf_dataset:
-  path: "billsum"
-  train_split: "train[:1000]"
-  valid_split: "train[-100:]"
-  prompt_feature: "text"
-  completion_feature: "summary"
-  config:
-    trust_remote_code: true
-)");
-  CHECK(config.model == "mlx_model");
-  CHECK(config.optimizer_config.adamw.betas == std::vector<double>{0.9, 0.98});
-  CHECK(config.optimizer_config.adamw.eps == 1e-6);
-  CHECK(config.optimizer_config.adamw.weight_decay == 0.05);
-  CHECK(config.learning_rate == 1e-5);
-  CHECK(config.resume_adapter_file.empty());
-  CHECK(config.report_to.empty());
-  CHECK(config.num_layers == 16);
-  CHECK(config.lora_parameters.keys.size() == 2);
-  CHECK(config.lr_schedule.arguments == std::vector<double>{1e-5, 1000, 1e-7});
-  CHECK(config.lr_schedule.warmup == 100);
-  CHECK(config.lr_schedule.warmup_init == 1e-7);
-  CHECK(config.hf_dataset["prompt_feature"] == "text");
-  CHECK(config.hf_dataset["config"]["trust_remote_code"] == true);
-  CHECK_FALSE(config.mask_prompt);
-}
-
-TEST_CASE("mlx-lm's hf_dataset may be a list; the adapter_config.json it writes loads as a configuration") {
-  const RunConfig list = load("hf_dataset:\n  - path: a\n    chat_feature: chosen\n  - name: b\n");
-  CHECK(list.hf_dataset.size() == 2);
-  CHECK(list.hf_dataset[0]["chat_feature"] == "chosen");
-  CHECK(yaml_error("hf_dataset:\n  - pth: a\n").find("unknown key 'pth'") != std::string::npos);
-  const RunConfig config = load(R"({"adapter_path": "adapters", "batch_size": 2, "config": "other.yaml",
-    "fine_tune_type": "lora", "lr_schedule": null, "lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 20.0},
-    "optimizer": "adam", "optimizer_config": {"adam": {}, "adamw": {}, "muon": {}, "sgd": {}, "adafactor": {}},
-    "report_to": null, "train": true})");
-  CHECK(config.batch_size == 2);
-}
-
 TEST_CASE("null means the default") {
   const RunConfig config = load("iters: null\nlora_parameters:\nlr_schedule: ~\nhf_dataset: null\nepochs:\n");
   CHECK(to_json(config) == to_json(RunConfig()));
   CHECK_FALSE(load("epochs: 3\n", {"--epochs", "none"}).epochs.has_value());
-}
-
-TEST_CASE("compat: mlx-lm sets mlx-lm's defaults for what the user did not set") {
-  const RunConfig config = load("compat: mlx-lm\nnum_layers: 4\n", {"--max-grad-norm", "0.5"});
-  CHECK(config.num_layers == 4);
-  CHECK(config.max_grad_norm == 0.5);
-  CHECK_FALSE(config.mask_prompt);
-  CHECK(config.supervise == "last-turn");
-  CHECK_FALSE(config.packing);
-  CHECK_FALSE(config.optimizer_config.adam.bias_correction);
-  CHECK_FALSE(config.optimizer_config.adamw.bias_correction);
-  CHECK(config.optimizer_config.adafactor.relative_step);
-  CHECK_FALSE(config.optimizer_config.muon.decoupled);
-  CHECK(config.keep_checkpoints == 0);
-  CHECK(config.adapter_path == "adapters");
-  CHECK(load_flags({"--compat", "mlx-lm"}).num_layers == 16);
-  CHECK(load_flags({"--compat", "mlx-lm", "--run-dir", "r"}).adapter_path.empty());
-  CHECK(load("compat: mlx-lm\n", {"--compat", "none"}).num_layers == -1);
-  CHECK_FALSE(load_flags({"--compat", "mlx-lm", "--test"}).train);
-  CHECK(load_flags({"--compat", "mlx-lm", "--test", "--train"}).train);
-  const RunConfig again = run_config_from_json(to_json(load_flags({"--compat", "mlx-lm", "--packing"})));
-  CHECK(again.packing);
-  CHECK(again.num_layers == 16);
-}
-
-TEST_CASE("an optimizer's options have its own defaults; without its name they are the chosen one's") {
-  const auto options = [](std::vector<std::string> flags) {
-    return load_flags(std::move(flags)).optimizer_config;
-  };
-  CHECK(options({"--optimizer", "adamw"}).adamw.weight_decay == 0.01);
-  CHECK(options({"--optimizer", "sgd"}).sgd.weight_decay == 0.0);
-  CHECK(options({"--optimizer", "sgd", "--weight-decay", "0.2"}).sgd.weight_decay == 0.2);
-  CHECK(options({"--optimizer", "lion"}).lion.betas == std::vector<double>{0.9, 0.99});
-  const auto lion = options({"--optimizer-config.betas", "0.5,0.6", "--optimizer", "lion"});
-  CHECK(lion.lion.betas == std::vector<double>{0.5, 0.6});
-  CHECK(lion.adam.betas == std::vector<double>{0.9, 0.999});
-  CHECK(load("optimizer_config:\n  momentum: 0.5\noptimizer: muon\n").optimizer_config.muon.momentum == 0.5);
-  const Variable decay("TEMPER_WEIGHT_DECAY", "0.3");
-  CHECK(options({"--optimizer", "muon"}).muon.weight_decay == 0.3);
-  const Variable momentum("TEMPER_OPTIMIZER_CONFIG_MOMENTUM", "0.4");
-  CHECK(options({"--optimizer", "muon"}).muon.momentum == 0.4);
-}
-
-TEST_CASE("what Muon leaves to AdamW goes by adamw's options, and is kept with Muon's") {
-  const RunConfig config = load("optimizer: muon\noptimizer_config:\n  adamw:\n    eps: 1e-6\n");
-  CHECK(config.optimizer_config.adamw.eps == 1e-6);
-  CHECK(run_config_from_json(to_json(config)).optimizer_config.adamw.eps == 1e-6);
-}
-
-TEST_CASE("optimizers: silly options name their place") {
-  CHECK(flag_error({"--optimizer-config.betas", "0.9"}) == "--optimizer-config.betas takes 2 numbers, got 1");
-  CHECK(yaml_error("optimizer_config:\n  adam:\n    betas: [0.9, 0.99, 0.999]\n") ==
-        "run.yaml:3: optimizer_config.adam.betas takes 2 numbers, got 3");
-  CHECK(yaml_error("optimizer_config:\n  lion:\n    betas: [0.9, 1]\n") ==
-        "run.yaml:3: optimizer_config.lion.betas must be at least 0 and below 1, got 1");
-  CHECK(flag_error({"--optimizer-config.eps", "-1e-8"}) ==
-        "--optimizer-config.eps must be above 0, got -1e-08");
-  CHECK(flag_error({"--optimizer", "adafactor", "--optimizer-config.eps", "1e-8"}) ==
-        "--optimizer-config.eps takes 2 numbers, got 1");
-  CHECK(flag_error({"--optimizer", "adafactor", "--optimizer-config.warmup-init"}) ==
-        "optimizer_config.adafactor.warmup_init needs relative_step");
-  CHECK(flag_error({"--optimizer", "adafcator"}).ends_with("did you mean 'adafactor'?"));
-  CHECK(yaml_error("optimizer_config:\n  mun:\n    momentum: 1\n") ==
-        "run.yaml:3: unknown key 'optimizer_config.mun'; did you mean 'optimizer_config.muon'?");
-  CHECK(yaml_error("optimizer_config:\n  muon:\n    ns_step: 1\n") ==
-        "run.yaml:3: unknown key 'optimizer_config.muon.ns_step'; did you mean "
-        "'optimizer_config.muon.ns_steps'?");
-  CHECK(yaml_error("weight_decay: 1\n") ==
-        "run.yaml:1: unknown key 'weight_decay'; write it as 'optimizer_config.weight_decay'");
-  CHECK(flag_error({"--optimizer", "muon", "--optimizer-config.ns-steps", "0"}) ==
-        "--optimizer-config.ns-steps must be at least 1 and at most 99, got 0");
-  CHECK(flag_error({"--weight-decay", "0.1"}) == "--weight-decay means nothing to optimizer adam");
-}
-
-TEST_CASE("parameter groups: from YAML, as a flag, and silly ones") {
-  const RunConfig config = load(
-      "parameter_groups:\n  - match: '*.lora_b'\n    learning_rate_ratio: 16\n  - match: '*'\n    "
-      "weight_decay: 1e-3\n");
-  const auto groups = read_parameter_groups(config.parameter_groups);
-  REQUIRE(groups.size() == 2);
-  CHECK(groups[0].match == "*.lora_b");
-  CHECK(groups[0].learning_rate_ratio == 16.0);
-  CHECK_FALSE(groups[0].weight_decay.has_value());
-  CHECK(groups[1].learning_rate_ratio == 1.0);
-  CHECK(groups[1].weight_decay == 1e-3);
-  CHECK(group_of(groups, "model.layers.0.q.lora_b") == &groups[0]);
-  CHECK(group_of(groups, "model.layers.0.q.lora_a") == &groups[1]);
-  const auto flag = load_flags({"--parameter-groups", R"({"match": "a", "learning_rate_ratio": 0})"});
-  CHECK(read_parameter_groups(flag.parameter_groups).front().learning_rate_ratio == 0.0);
-  CHECK(yaml_error("parameter_groups: [{match: a, lr: 1}]\n").find("unknown key 'lr'") != std::string::npos);
-  CHECK(yaml_error("parameter_groups: [{mach: a}]\n").ends_with("did you mean 'match'?"));
-  CHECK(yaml_error("parameter_groups: [{learning_rate_ratio: 2}]\n")
-            .starts_with("parameter_groups[0]: needs match"));
-  CHECK(yaml_error("parameter_groups: [{match: a}, {match: b, learning_rate_ratio: -1}]\n") ==
-        "parameter_groups[1].learning_rate_ratio must be a number of at least 0, got -1");
-  CHECK(yaml_error("parameter_groups: [{match: a, weight_decay: much}]\n") ==
-        "parameter_groups[0].weight_decay must be a number of at least 0, got \"much\"");
-  CHECK(yaml_error("parameter_groups: [16]\n").find("expected an object") != std::string::npos);
-}
-
-TEST_CASE("schedules: points in both forms, and silly options") {
-  const std::string head = "lr_schedule:\n  name: points\n  points: ";
-  for (const std::string form :
-       {"[[0, 1e-4], [10, 0]]", "[{step: 0, learning_rate: 1e-4}, {step: 10, learning_rate: 0}]"}) {
-    const auto points = schedule_points(load(head + form + "\n").lr_schedule);
-    REQUIRE(points.size() == 2);
-    CHECK(points[0].learning_rate == 1e-4);
-    CHECK(points[1].step == 10);
-  }
-  const auto error = [&](const std::string& points) { return yaml_error(head + points + "\n"); };
-  CHECK(error("[]").starts_with("lr_schedule.points: points needs some"));
-  CHECK(yaml_error("lr_schedule: points\n").starts_with("lr_schedule.points: points needs some"));
-  CHECK(error("[[100, 1e-3], [10, 0]]") == "lr_schedule.points: step 10 comes after step 100; steps must rise");
-  CHECK(error("[[0, 1e-3], [0, 0]]") == "lr_schedule.points: step 0 comes after step 0; steps must rise");
-  CHECK(error("[[-1, 1e-3]]") == "lr_schedule.points[0]: a step is a whole number of at least 0, got -1");
-  CHECK(error("[[0, fast]]") ==
-        "lr_schedule.points[0]: a learning rate is a number of at least 0, got \"fast\"");
-  CHECK(error("[[0, 1, 2]]").find("expected an object") != std::string::npos);
-  CHECK(flag_error({"--lr-schedule", "cosine_restarts", "--lr-schedule.cycles", "0"}) ==
-        "--lr-schedule.cycles must be at least 1 and at most 1000, got 0");
-  CHECK(flag_error(
-            {"--lr-schedule", "cosine_restarts", "--lr-schedule.cycles", "2", "--lr-schedule.period", "5"}) ==
-        "--lr-schedule.cycles and --lr-schedule.period exclude each other: give one of them");
-  CHECK(flag_error({"--lr-schedule", "wsd", "--lr-schedule.decay-share", "2"}) ==
-        "--lr-schedule.decay-share must be at least 0 and at most 1, got 2");
-  CHECK(flag_error({"--lr-schedule", "wsd", "--lr-schedule.decay-shape", "sqrt"}).find("must be one of") !=
-        std::string::npos);
-  CHECK(flag_error({"--lr-schedule", "linear", "--lr-schedule.cycles", "2"}) ==
-        "--lr-schedule.cycles means nothing to lr_schedule.name linear");
-  CHECK(flag_error({"--lr-schedule", "step_decay", "--lr-schedule.arguments", "1e-3,0.5,0"}) ==
-        "lr_schedule.arguments: step_decay's number 3 counts steps and must be at least 1, got 0");
-  CHECK(flag_error({"--lr-schedule", "linear", "--lr-schedule.min-learning-rate", "1"}) ==
-        "lr_schedule.min_learning_rate 1 is above learning_rate 1e-05");
-  CHECK(flag_error({"--lr-schedule", "polynomial", "--lr-schedule.power", "0"}).find("must be above 0") !=
-        std::string::npos);
-}
-
-TEST_CASE("a flag that chooses another schedule or optimizer leaves the file's options for the first aside") {
-  const std::string yaml =
-      "learning_rate: 1e-3\noptimizer_config:\n  betas: [0.5, 0.6]\nlr_schedule:\n  name: cosine\n  "
-      "min_learning_rate: 1e-4\n";
-  CHECK(load(yaml).lr_schedule.min_learning_rate == 1e-4);
-  CHECK(load(yaml, {"--lr-schedule", "constant"}).lr_schedule.min_learning_rate == 0);
-  CHECK(load(yaml, {"--optimizer", "sgd"}).optimizer_config.sgd.momentum == 0);
-  CHECK(yaml_error("lr_schedule:\n  min_learning_rate: 1e-6\n") ==
-        "run.yaml:2: lr_schedule.min_learning_rate means nothing to lr_schedule.name constant");
 }
 
 TEST_CASE("report_to keeps what Temper writes and refuses what nobody knows") {
@@ -771,22 +410,4 @@ TEST_CASE("docs/formats/config.md holds every key (TEMPER_UPDATE_DOCS=1 rewrites
     write_file_atomic(path, expected);
   }
   CHECK(read_file(path) == expected);
-}
-
-TEST_CASE("docs/guide/from-mlx-lm.md lists every default that compat: mlx-lm sets") {
-  const std::string text =
-      read_file(std::filesystem::path(TEMPER_TEST_DATA) / "../../docs/guide/from-mlx-lm.md");
-  RunConfig fresh;
-  const FieldList list = run_config_fields(fresh);
-  for (const Field& field : list.fields()) {
-    if (field.mlx_lm_default) {
-      CAPTURE(field.key);
-      const Json value = *field.mlx_lm_default;
-      const std::string shown = value.is_string() ? value.get<std::string>() : dump(value);
-      const std::size_t row = text.find("| `" + field.key + "` |");
-      REQUIRE(row != std::string::npos);
-      const std::string line = text.substr(row, text.find('\n', row) - row);
-      CHECK(line.find("`" + shown + "`") != std::string::npos);
-    }
-  }
 }
