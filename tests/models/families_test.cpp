@@ -1,6 +1,7 @@
 // Every family against transformers (tests/golden/make_family_fixtures.py made the fixtures), and what must
 // hold for each: nothing unknown in its config, saving and loading, training, packing.
 #include "models/families.h"
+#include "models/mean_loss.h"
 
 #include <set>
 
@@ -13,26 +14,6 @@ using namespace temper;
 using namespace temper::test;
 
 namespace {
-
-mx::array logits(const Model& model, const mx::array& tokens) {
-  ForwardContext context{ParamView(model.params), {}, {}};
-  return decoder_logits(model.spec, context, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
-}
-
-// Mean next-token loss of every position but each row's last.
-mx::array mean_loss(const DecoderSpec& spec, const ParamView& params, const mx::array& tokens,
-                    bool checkpoint) {
-  ForwardContext context{params, {}, {}};
-  const auto hidden = decoder_hidden(spec, context, {.tokens_BT = tokens, .checkpoint = checkpoint});
-  const int rows = tokens.shape(0);
-  const int width = tokens.shape(1);
-  const int count = rows * (width - 1);
-  const auto places = mx::reshape(mx::arange(0, rows * width, 1, mx::int32), {rows, width});
-  const LossTargets targets{mx::flatten(mx::slice(places, {0, 0}, {rows, width - 1})),
-                            mx::flatten(mx::slice(tokens, {0, 1}, {rows, width})),
-                            mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
-  return chunked_cross_entropy(mx::flatten(hidden, 0, 1), decoder_head(spec, context, true), targets, 16);
-}
 
 // Loss, with the gradient of every floating parameter but quantized ones' scales.
 std::pair<float, Params> all_gradients(const Model& model, const mx::array& tokens, bool checkpoint) {
@@ -282,15 +263,7 @@ TEST_CASE("twenty steps of LoRA lower the loss") {
   for (const auto& name : family_names()) {
     CAPTURE(name);
     const auto model = family_model(name);
-    TrainStep step(model, step_options());
-    auto state = step.initial_state(init_adapter({.rank = 4}, adaptable_layers(model.spec, -1, {}), 1), 1);
-    std::vector<float> losses;
-    for (int i = 0; i < 20; ++i) {
-      auto found = step.gradients(state, batch, 1.0F / static_cast<float>(batch.num_supervised));
-      auto outcome = step.update(state, found.gradients, 1e-2);
-      REQUIRE(outcome.applied.item<bool>());
-      losses.push_back(found.loss.item<float>());
-    }
+    const auto losses = lora_losses(model, batch, 20);
     CHECK(losses.back() < 0.85F * losses.front());
     for (std::size_t i = 5; i < losses.size(); ++i) {
       CHECK(losses[i] < losses[i - 5]);

@@ -3,12 +3,12 @@
 
 #include <filesystem>
 
+#include "models/mean_loss.h"
 #include "temper/io/model_folder.h"
 #include "temper/io/safetensors.h"
-#include "temper/models/decoder.h"
-#include "temper/nn/loss.h"
 
 using namespace temper;
+using namespace temper::test;
 
 namespace {
 
@@ -18,26 +18,6 @@ const char* const kFolders[] = {"llama2",   "llama32", "mistral", "linear", "dyn
 
 float max_difference(const mx::array& a, const mx::array& b) {
   return mx::max(mx::abs(mx::astype(a, mx::float32) - mx::astype(b, mx::float32))).item<float>();
-}
-
-mx::array logits(const Model& model, const mx::array& tokens) {
-  ForwardContext context{ParamView(model.params), {}, {}};
-  return decoder_logits(model.spec, context, decoder_hidden(model.spec, context, {.tokens_BT = tokens}));
-}
-
-// Mean next-token loss of every position, as the fixtures define it: the model sees whole rows (dynamic rope
-// depends on their length), the last position of each has no target.
-mx::array mean_loss(const DecoderSpec& spec, const Params& params, const mx::array& tokens, bool checkpoint) {
-  const int rows = tokens.shape(0);
-  const int width = tokens.shape(1);
-  ForwardContext context{ParamView(params), {}, {}};
-  const auto hidden = decoder_hidden(spec, context, {.tokens_BT = tokens, .checkpoint = checkpoint});
-  const int count = rows * (width - 1);
-  const auto places = mx::reshape(mx::arange(0, rows * width, 1, mx::int32), {rows, width});
-  const LossTargets targets{mx::flatten(mx::slice(places, {0, 0}, {rows, width - 1})),
-                            mx::flatten(mx::slice(tokens, {0, 1}, {rows, width})),
-                            mx::full({count}, 1.0F / static_cast<float>(count), mx::float32)};
-  return chunked_cross_entropy(mx::flatten(hidden, 0, 1), decoder_head(spec, context, true), targets, 16);
 }
 
 } // namespace
@@ -72,7 +52,7 @@ TEST_CASE("loss and gradients agree with torch, checkpointing on and off") {
       const auto tokens = expected.at("input_ids");
       auto [loss, gradients] = mx::value_and_grad(
           std::function<mx::array(const std::vector<mx::array>&)>([&](const std::vector<mx::array>& in) {
-            return mean_loss(model.spec, with_values(model.params, in), tokens, checkpoint);
+            return mean_loss(model.spec, ParamView(with_values(model.params, in)), tokens, checkpoint);
           }),
           all)(values(model.params));
       CHECK(loss.item<float>() == doctest::Approx(expected.at("loss").item<float>()).epsilon(1e-5));

@@ -14,14 +14,16 @@ import sys
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.generate import generate_step
 from mlx_lm.tuner.datasets import CacheDataset, load_dataset
 from mlx_lm.tuner.trainer import evaluate
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from tiny_model import EOS, ROOT, TEMPER, copy_fixture, word, write_tokenizer  # noqa: E402
+from greedy import mlx_lm_greedy  # noqa: E402
+from tiny_model import ROOT, TEMPER, copy_fixture, word, write_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_mlx")
 
 TRUNCATED_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": True}
 NO_WINDOW = {"sliding_window": None}
@@ -63,15 +65,6 @@ ADAPTED = {  # and the layers to adapt, beside attention's
     "gpt_oss_mxfp4": ["mlp.experts.gate_proj", "mlp.experts.down_proj"],
 }
 MAX_SEQ_LENGTH = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_mlx():
-    """Tiny graphs: compiling a kernel takes longer than all its runs."""
-    mx.set_default_device(mx.cpu)
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
 
 
 def to_float32(array):
@@ -137,15 +130,6 @@ def temper_loss(folder, data, *flags):
     found = temper("eval", "--model", folder, "--data", data, "--compat", "mlx-lm", "--max-seq-length",
                    MAX_SEQ_LENGTH, "--cache-dir", data.parent / "cache", *flags)  # fmt: skip
     return found["loss"]
-
-
-def mlx_lm_greedy(model, prompt, count):
-    tokens = []
-    for token, _ in generate_step(mx.array(prompt), model, max_tokens=count):
-        if token == EOS:
-            break
-        tokens.append(token)
-    return tokens
 
 
 @pytest.mark.parametrize("name", CASES)

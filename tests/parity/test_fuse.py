@@ -10,17 +10,18 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from test_families import (  # noqa: F401: quick_mlx and family_model are fixtures
+from test_families import (  # noqa: F401: family_model is a fixture
     family_model,
     load_mlx_lm,
     mlx_lm_loss,
-    quick_mlx,
     temper,
     temper_loss,
     words,
     write_data,
 )
 from tiny_model import FIXTURES, copy_fixture
+
+pytestmark = pytest.mark.usefixtures("quick_mlx")
 
 ATTENTION = ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj"]
 MLP = ["mlp.gate_proj", "mlp.down_proj"]

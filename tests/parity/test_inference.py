@@ -12,13 +12,13 @@ import sys
 
 import mlx.core as mx
 import pytest
-from mlx_lm.generate import generate_step
 from mlx_lm.tuner.datasets import CacheDataset, load_dataset
 from mlx_lm.tuner.trainer import evaluate
 from mlx_lm.utils import load_model, load_tokenizer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from tiny_model import EOS, TEMPER, copy_fixture, word  # noqa: E402
+from greedy import mlx_lm_greedy  # noqa: E402
+from tiny_model import TEMPER, copy_fixture, word  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,15 +47,10 @@ def temper(*arguments):
     return json.loads(done.stdout)
 
 
-def mlx_lm_greedy(folder, prompt, count):
+def in_float32(folder):
     model, _ = load_model(folder)
     model.apply(lambda a: a.astype(mx.float32))
-    tokens = []
-    for token, _ in generate_step(mx.array(prompt), model, max_tokens=count):
-        if token == EOS:
-            break
-        tokens.append(token)
-    return tokens
+    return model
 
 
 # mlx-lm knows neither Mistral's window nor the length that dynamic rope depends on.
@@ -68,7 +63,7 @@ def test_greedy_tokens_are_those_of_mlx_lm(fixture_model, name):
         found = temper("generate", "--model", folder, "--raw", "--max-tokens", 24, "--prefill-chunk", 8,
                        "--prompt", " ".join(map(word, prompt)))  # fmt: skip
         assert found["prompt_tokens"] == length
-        assert found["token_ids"] == mlx_lm_greedy(folder, prompt, 24)
+        assert found["token_ids"] == mlx_lm_greedy(in_float32(folder), prompt, 24)
 
 
 def words(rng, count):

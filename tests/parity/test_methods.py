@@ -22,11 +22,12 @@ from test_training import (  # noqa: E402
     adapter,
     assert_same_with,
     completion_row,
-    quick_mlx,  # noqa: F401
     temper,
     write_data,
 )
 from tiny_model import ROOT, copy_fixture, word, write_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_mlx")
 
 LORA = {"keys": ["self_attn.q_proj", "mlp.down_proj"], "rank": 3, "alpha": 6, "dropout": 0.0}
 METHODS = {

@@ -17,7 +17,6 @@ import pytest
 import yaml
 from mlx.utils import tree_flatten
 from mlx_lm import lora
-from mlx_lm.generate import generate_step
 from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.datasets import CacheDataset, load_dataset
 from mlx_lm.tuner.trainer import evaluate
@@ -25,7 +24,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from tiny_model import EOS, TEMPER, copy_fixture, word  # noqa: E402
+from greedy import mlx_lm_greedy  # noqa: E402
+from tiny_model import TEMPER, copy_fixture, word  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_mlx")
 
 ITERS = 30
 MAX_SEQ_LENGTH = 48
@@ -131,15 +133,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_mlx():
-    """Tiny graphs: compiling a kernel takes longer than all its runs."""
-    mx.set_default_device(mx.cpu)
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
-
-
 def with_defaults(config):
     args = {**config}
     for key, value in lora.CONFIG_DEFAULTS.items():
@@ -222,15 +215,6 @@ def write_case(tmp_path):
     return write
 
 
-def greedy_with_mlx_lm(model, prompt, count):
-    tokens = []
-    for token, _ in generate_step(mx.array(prompt), model, max_tokens=count):
-        if token == EOS:
-            break
-        tokens.append(token)
-    return tokens
-
-
 def assert_same_with(adapter, config_file, tmp_path, vocab=128):
     """Both programs with the adapter of one: test loss and greedy answers."""
     args = read_as_mlx_lm(config_file)
@@ -249,7 +233,7 @@ def assert_same_with(adapter, config_file, tmp_path, vocab=128):
     prompt = [rng.randrange(3, vocab) for _ in range(9)]
     answer = temper("generate", "--model", args.model, "--adapter", adapter, "--raw", "--max-tokens", 16,
                     "--prompt", " ".join(map(word, prompt)))  # fmt: skip
-    assert answer["token_ids"] == greedy_with_mlx_lm(model, prompt, 16)
+    assert answer["token_ids"] == mlx_lm_greedy(model, prompt, 16)
     return expected
 
 

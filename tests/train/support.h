@@ -1,6 +1,8 @@
 // What the tests of training share: a tiny model, uneven examples, and a trainer around them.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,6 +64,20 @@ inline StepOptions step_options(const std::string& optimizer = "adam", float dro
   options.optimizer = make_optimizer(optimizer, {});
   options.attention = PackedAttention::documents;
   return options;
+}
+
+// The losses of LoRA's first steps on one batch, over and over.
+inline std::vector<float> lora_losses(const Model& model, const HostBatch& batch, int steps) {
+  TrainStep step(model, step_options());
+  auto state = step.initial_state(init_adapter({.rank = 4}, adaptable_layers(model.spec, -1, {}), 1), 1);
+  std::vector<float> losses;
+  for (int i = 0; i < steps; ++i) {
+    auto found = step.gradients(state, batch, 1.0F / static_cast<float>(batch.num_supervised));
+    auto outcome = step.update(state, found.gradients, 1e-2);
+    REQUIRE(outcome.applied.item<bool>());
+    losses.push_back(found.loss.item<float>());
+  }
+  return losses;
 }
 
 // Factors of the linears that `keys` name (none: all), B not zero, so that every gradient is alive.
