@@ -22,7 +22,7 @@ std::vector<float> normal_weights(std::size_t count) {
   return result;
 }
 
-std::vector<float> round_trip(const GgmlType& type, const std::vector<float>& weights, std::int64_t columns) {
+std::vector<float> round_trip(const GgmlFormat& type, const std::vector<float>& weights, std::int64_t columns) {
   const auto bytes = ggml_quantize(type, weights, columns, "w");
   std::vector<float> out(weights.size());
   ggml_dequantize(type, bytes, out, "w");
@@ -49,14 +49,14 @@ TEST_CASE("each format keeps weights to within its bits") {
       {"q4_1", 0.09}, {"q3_K", 0.17}, {"q2_K", 0.4},  {"iq4_nl", 0.09}, {"iq4_xs", 0.09}};
   for (const auto& [name, bound] : bounds) {
     CAPTURE(name);
-    CHECK(relative_error(weights, round_trip(find_ggml_type(name), weights, 512)) <= bound);
+    CHECK(relative_error(weights, round_trip(find_ggml_format(name), weights, 512)) <= bound);
   }
 }
 
 TEST_CASE("what ggml packed packs to the same bytes again") {
   const auto weights = normal_weights(8 * 256);
   for (const char* name : {"q8_0", "f16", "bf16"}) {
-    const GgmlType& type = find_ggml_type(name);
+    const GgmlFormat& type = find_ggml_format(name);
     const auto bytes = ggml_quantize(type, weights, 256, "w");
     std::vector<float> out(weights.size());
     ggml_dequantize(type, bytes, out, "w");
@@ -69,7 +69,7 @@ TEST_CASE("q4_0's block is a half-precision scale and 32 nibbles about 8") {
   for (int i = 0; i < 32; ++i) {
     weights[static_cast<std::size_t>(i)] = static_cast<float>(i % 16 - 8) * 0.5F;
   }
-  const GgmlType& type = find_ggml_type("Q4_0");
+  const GgmlFormat& type = find_ggml_format("Q4_0");
   CHECK(type.id == 2);
   CHECK(type.block_weights == 32);
   CHECK(type.row_bytes(64) == 36);
@@ -86,7 +86,7 @@ TEST_CASE("q4_0's block is a half-precision scale and 32 nibbles about 8") {
 
 TEST_CASE("pieces and threads change nothing") {
   const auto weights = normal_weights(700 * 512);
-  const GgmlType& type = find_ggml_type("q4_K");
+  const GgmlFormat& type = find_ggml_format("q4_K");
   const auto whole = ggml_quantize(type, weights, 512, "w");
   const auto row = ggml_quantize(type, std::span(weights).subspan(699 * 512, 512), 512, "w");
   CHECK(std::equal(row.begin(), row.end(), whole.end() - static_cast<std::ptrdiff_t>(row.size())));
@@ -94,7 +94,7 @@ TEST_CASE("pieces and threads change nothing") {
 
 TEST_CASE("any bytes unpack") {
   std::mt19937 random(3);
-  for (const GgmlType& type : ggml_types()) {
+  for (const GgmlFormat& type : ggml_formats()) {
     CAPTURE(type.name);
     std::vector<std::byte> bytes(type.block_bytes * 64);
     std::generate(bytes.begin(), bytes.end(), [&] { return static_cast<std::byte>(random()); });
@@ -105,17 +105,17 @@ TEST_CASE("any bytes unpack") {
 
 TEST_CASE("what does not fit is named") {
   std::vector<float> weights(64);
-  const GgmlType& type = find_ggml_type("q4_0");
+  const GgmlFormat& type = find_ggml_format("q4_0");
   CHECK_THROWS_WITH_AS(ggml_quantize(type, weights, 16, "blk.0.attn_q.weight"),
                        "blk.0.attn_q.weight: rows of 16 weights are not whole blocks of 32, as q4_0 wants",
                        ModelError);
   CHECK_THROWS_AS(ggml_quantize(type, weights, 0, "w"), ModelError);
-  CHECK_THROWS_AS(ggml_quantize(find_ggml_type("iq2_xxs"), std::vector<float>(256), 256, "w"), ModelError);
+  CHECK_THROWS_AS(ggml_quantize(find_ggml_format("iq2_xxs"), std::vector<float>(256), 256, "w"), ModelError);
   weights[33] = std::numeric_limits<float>::infinity();
   CHECK_THROWS_WITH_AS(ggml_quantize(type, weights, 32, "w"),
                        "w: weight [1, 1] is inf, which has no place in a quantized block", ModelError);
   std::vector<std::byte> bytes(18);
   CHECK_THROWS_AS(ggml_dequantize(type, bytes, weights, "w"), ModelError);
-  CHECK_THROWS_AS(find_ggml_type("q9_9"), ConfigError);
-  CHECK(find_ggml_type(26) == nullptr); // i32
+  CHECK_THROWS_AS(find_ggml_format("q9_9"), ConfigError);
+  CHECK(find_ggml_format(26) == nullptr); // i32
 }

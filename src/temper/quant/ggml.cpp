@@ -22,7 +22,7 @@ std::string lower(std::string_view text) {
   return result;
 }
 
-const TemperGgmlType& entry(const GgmlType& type) {
+const TemperGgmlType& entry(const GgmlFormat& type) {
   const TemperGgmlType* const end = temper_ggml_types + temper_ggml_num_types;
   return *std::find_if(temper_ggml_types, end, [&](const TemperGgmlType& e) { return e.id == type.id; });
 }
@@ -38,13 +38,13 @@ void check_finite(std::span<const float> weights, std::int64_t in_features, cons
 
 } // namespace
 
-std::size_t GgmlType::row_bytes(std::int64_t in_features) const {
+std::size_t GgmlFormat::row_bytes(std::int64_t in_features) const {
   return static_cast<std::size_t>(in_features / block_weights) * block_bytes;
 }
 
-const std::vector<GgmlType>& ggml_types() {
-  static const std::vector<GgmlType> types = [] {
-    std::vector<GgmlType> result;
+const std::vector<GgmlFormat>& ggml_formats() {
+  static const std::vector<GgmlFormat> types = [] {
+    std::vector<GgmlFormat> result;
     for (std::size_t i = 0; i < temper_ggml_num_types; ++i) {
       const TemperGgmlType& e = temper_ggml_types[i];
       result.push_back({e.name, e.id, e.block_weights, e.block_bytes, e.quantize != nullptr});
@@ -54,26 +54,26 @@ const std::vector<GgmlType>& ggml_types() {
   return types;
 }
 
-const GgmlType* find_ggml_type(std::uint32_t id) {
-  const auto& types = ggml_types();
-  const auto found = std::find_if(types.begin(), types.end(), [id](const GgmlType& t) { return t.id == id; });
+const GgmlFormat* find_ggml_format(std::uint32_t id) {
+  const auto& types = ggml_formats();
+  const auto found = std::find_if(types.begin(), types.end(), [id](const GgmlFormat& t) { return t.id == id; });
   return found == types.end() ? nullptr : &*found;
 }
 
-const GgmlType& find_ggml_type(std::string_view name) {
-  const auto& types = ggml_types();
-  const auto found =
-      std::find_if(types.begin(), types.end(), [&](const GgmlType& t) { return lower(t.name) == lower(name); });
+const GgmlFormat& find_ggml_format(std::string_view name) {
+  const auto& types = ggml_formats();
+  const auto found = std::find_if(types.begin(), types.end(),
+                                  [&](const GgmlFormat& t) { return lower(t.name) == lower(name); });
   if (found == types.end()) {
     std::vector<std::string> names;
     std::transform(types.begin(), types.end(), std::back_inserter(names),
-                   [](const GgmlType& t) { return t.name; });
+                   [](const GgmlFormat& t) { return t.name; });
     throw ConfigError(fmt::format("no GGUF type '{}': there are {}", name, fmt::join(names, ", ")));
   }
   return *found;
 }
 
-std::vector<std::byte> ggml_quantize(const GgmlType& type, std::span<const float> weights,
+std::vector<std::byte> ggml_quantize(const GgmlFormat& type, std::span<const float> weights,
                                      std::int64_t in_features, const std::string& name) {
   const auto columns = static_cast<std::size_t>(in_features);
   if (in_features <= 0 || in_features % type.block_weights != 0 || weights.size() % columns != 0) {
@@ -98,7 +98,7 @@ std::vector<std::byte> ggml_quantize(const GgmlType& type, std::span<const float
   return result;
 }
 
-void ggml_dequantize(const GgmlType& type, std::span<const std::byte> bytes, std::span<float> out,
+void ggml_dequantize(const GgmlFormat& type, std::span<const std::byte> bytes, std::span<float> out,
                      const std::string& name) {
   const std::size_t num_blocks = bytes.size() / type.block_bytes;
   const auto block_weights = static_cast<std::size_t>(type.block_weights);

@@ -11,7 +11,7 @@
 
 namespace temper {
 
-struct GgmlType {
+struct GgmlFormat {
   std::string name;               // ggml's: "f32", "q4_0", "q6_K"
   std::uint32_t id = 0;           // as GGUF files hold it
   std::int64_t block_weights = 1; // of a row
@@ -23,23 +23,23 @@ struct GgmlType {
 };
 
 // Those that weights are stored in: f32, f16, bf16 and all that ggml can unpack.
-const std::vector<GgmlType>& ggml_types();
+const std::vector<GgmlFormat>& ggml_formats();
 
 // nullptr if there is none of this id (one of integers, or newer than ours).
-const GgmlType* find_ggml_type(std::uint32_t id);
+const GgmlFormat* find_ggml_format(std::uint32_t id);
 
 // By name, in either case ("Q4_0"). Throws ConfigError naming those there are.
-const GgmlType& find_ggml_type(std::string_view name);
+const GgmlFormat& find_ggml_format(std::string_view name);
 
 // weights [rows, in_features], row after row -> their bytes, on all cores. Throws ModelError, with `name` (the
 // tensor's), if rows are not whole blocks, a weight is not finite (blocks cannot say so) or the type is only
 // read.
-std::vector<std::byte> ggml_quantize(const GgmlType& type, std::span<const float> weights,
+std::vector<std::byte> ggml_quantize(const GgmlFormat& type, std::span<const float> weights,
                                      std::int64_t in_features, const std::string& name);
 
 // What ggml_quantize() made of them, or anything else: every bit pattern is some weight. `out` holds as many
 // weights as the whole blocks of `bytes`. Throws ModelError, with `name`, if the sizes differ.
-void ggml_dequantize(const GgmlType& type, std::span<const std::byte> bytes, std::span<float> out,
+void ggml_dequantize(const GgmlFormat& type, std::span<const std::byte> bytes, std::span<float> out,
                      const std::string& name);
 
 } // namespace temper
