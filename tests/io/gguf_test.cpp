@@ -68,7 +68,7 @@ std::string complaint_of_tensors(const std::vector<std::string>& infos, std::siz
   return complaint(with_data(bytes, data_bytes));
 }
 
-GgufOutput output(const std::string& name, const std::vector<std::int64_t>& dims, GgmlType type, char fill) {
+GgufOutput output(const std::string& name, const std::vector<std::int64_t>& dims, GgufType type, char fill) {
   return {name, dims, type, [=](const GgufSink& sink) {
             const std::string bytes(static_cast<std::size_t>(gguf_tensor_bytes(name, dims, type)), fill);
             const auto half = bytes.size() / 2;
@@ -110,8 +110,8 @@ TEST_CASE("what is written is read: values of every type, tensors at their place
   const TempFolder folder;
   const auto path = folder.path() / "a.gguf";
   write_gguf(path, kEveryType,
-             {output("w", {3, 5}, GgmlType::f32, 'w'), output("q", {64, 2}, GgmlType::q8_0, 'q'),
-              output("one", {1}, GgmlType::f16, 'o')});
+             {output("w", {3, 5}, GgufType::f32, 'w'), output("q", {64, 2}, GgufType::q8_0, 'q'),
+              output("one", {1}, GgufType::f16, 'o')});
   const auto header = read_gguf_header(path);
   CHECK(header.version == 3);
   CHECK(header.metadata == kEveryType);
@@ -245,7 +245,7 @@ TEST_CASE("tensors may neither overlap nor share a name") {
 TEST_CASE("every truncation of a file is refused, and no changed byte crashes") {
   const TempFolder folder;
   const auto path = folder.path() / "a.gguf";
-  write_gguf(path, kEveryType, {output("w", {3, 5}, GgmlType::f32, 'w')});
+  write_gguf(path, kEveryType, {output("w", {3, 5}, GgufType::f32, 'w')});
   const auto whole = read_file(path);
   const auto header = read_gguf_header(path);
   const auto end = header.tensors[0].begin + header.tensors[0].bytes;
@@ -267,7 +267,7 @@ TEST_CASE("what can't be written is refused and leaves the old file") {
   const TempFolder folder;
   const auto path = folder.path() / "a.gguf";
   folder.write("a.gguf", "old");
-  const auto w = output("w", {3, 5}, GgmlType::f32, 'w');
+  const auto w = output("w", {3, 5}, GgufType::f32, 'w');
   auto short_one = w;
   short_one.write = [](const GgufSink&) {};
   const auto refusal = [&](const GgufMetadata& metadata, const std::vector<GgufOutput>& tensors) {
@@ -276,7 +276,7 @@ TEST_CASE("what can't be written is refused and leaves the old file") {
   CHECK(contains(refusal({}, {w, w}), "tensor w is there twice"));
   CHECK(contains(refusal({{"k", true}, {"k", true}}, {w}), "metadata key k is there twice"));
   CHECK(contains(refusal({{"k", GgufArray(std::monostate{})}}, {w}), "k is an array of nothing"));
-  CHECK(contains(refusal({}, {output("q", {33, 2}, GgmlType::q4_0, 'q')}), "no whole blocks of Q4_0"));
+  CHECK(contains(refusal({}, {output("q", {33, 2}, GgufType::q4_0, 'q')}), "no whole blocks of Q4_0"));
   CHECK(contains(refusal({}, {short_one}), "tensor w gave 0 bytes, not 60"));
   CHECK(read_file(path) == "old");
 
@@ -286,7 +286,7 @@ TEST_CASE("what can't be written is refused and leaves the old file") {
   const rlimit small{rlim_t{1000}, limit.rlim_max};
   REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
   const auto message =
-      message_of<IoError>([&] { write_gguf(path, {}, {output("large", {100000}, GgmlType::f32, 'l')}); });
+      message_of<IoError>([&] { write_gguf(path, {}, {output("large", {100000}, GgufType::f32, 'l')}); });
   REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
   std::signal(SIGXFSZ, previous);
   CHECK(contains(message, "cannot write " + path.string()));

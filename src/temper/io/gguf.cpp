@@ -224,7 +224,7 @@ GgufTensor read_tensor(Cursor& in, std::uint64_t index, std::uint64_t count) {
     in.fail(in.where() + " has an impossible shape");
   }
   const auto id = in.scalar<std::uint32_t>();
-  const auto* traits = find_ggml_type(id);
+  const auto* traits = find_gguf_type(id);
   if (traits == nullptr) {
     in.fail(fmt::format("{} has the unknown type {}", in.where(), id));
   }

@@ -18,7 +18,7 @@
 namespace temper {
 
 // How ggml stores a tensor's values; the numbers are the file's.
-enum class GgmlType : std::uint32_t {
+enum class GgufType : std::uint32_t {
   f32 = 0,
   f16 = 1,
   q4_0 = 2,
@@ -56,17 +56,17 @@ enum class GgmlType : std::uint32_t {
 };
 
 // `block_bytes` bytes hold `block_values` neighbouring values of a row.
-struct GgmlTypeTraits {
-  GgmlType type{};
+struct GgufTypeTraits {
+  GgufType type{};
   const char* name = ""; // as ggml writes it: F32, Q4_K ...
   std::int64_t block_values = 1;
   std::int64_t block_bytes = 0;
 };
 
 // nullptr if ggml has no such type (or has it no longer).
-const GgmlTypeTraits* find_ggml_type(std::uint32_t id);
+const GgufTypeTraits* find_gguf_type(std::uint32_t id);
 // Throws ModelError for a value that is none of the enumeration's.
-const GgmlTypeTraits& traits_of(GgmlType type);
+const GgufTypeTraits& traits_of(GgufType type);
 
 // A value of the metadata. The variants' indices are the numbers of the types in the file; an array of arrays,
 // which llama.cpp does not read either, is refused.
@@ -84,7 +84,7 @@ using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;
 struct GgufTensor {
   std::string name;
   std::vector<std::int64_t> dims; // ggml's order: the innermost first, so a weight [out, in] has {in, out}
-  GgmlType type = GgmlType::f32;
+  GgufType type = GgufType::f32;
   std::uint64_t begin = 0; // bytes from the file's start
   std::uint64_t bytes = 0;
 
@@ -128,12 +128,12 @@ using GgufSink = std::function<void(std::span<const std::byte>)>;
 struct GgufOutput {
   std::string name;
   std::vector<std::int64_t> dims; // ggml's order
-  GgmlType type = GgmlType::f32;
+  GgufType type = GgufType::f32;
   std::function<void(const GgufSink&)> write;
 };
 
 // The bytes of `dims` values of a type. Throws ModelError, naming `name`, if the rows are no whole blocks.
-std::uint64_t gguf_tensor_bytes(const std::string& name, const std::vector<std::int64_t>& dims, GgmlType type);
+std::uint64_t gguf_tensor_bytes(const std::string& name, const std::vector<std::int64_t>& dims, GgufType type);
 
 // Writes version 3, little-endian, alignment 32, atomically; asks for one tensor after another, so that only
 // one need be in memory. Throws IoError (disk full ...), ModelError (names or keys twice, rows that are no

@@ -12,40 +12,40 @@ namespace {
 
 // Source: ggml/src/ggml-common.h (MIT), the sizes of its blocks.
 constexpr std::array kTypes = {
-    GgmlTypeTraits{GgmlType::f32, "F32", 1, 4},
-    GgmlTypeTraits{GgmlType::f16, "F16", 1, 2},
-    GgmlTypeTraits{GgmlType::q4_0, "Q4_0", 32, 18},
-    GgmlTypeTraits{GgmlType::q4_1, "Q4_1", 32, 20},
-    GgmlTypeTraits{GgmlType::q5_0, "Q5_0", 32, 22},
-    GgmlTypeTraits{GgmlType::q5_1, "Q5_1", 32, 24},
-    GgmlTypeTraits{GgmlType::q8_0, "Q8_0", 32, 34},
-    GgmlTypeTraits{GgmlType::q8_1, "Q8_1", 32, 36},
-    GgmlTypeTraits{GgmlType::q2_k, "Q2_K", 256, 84},
-    GgmlTypeTraits{GgmlType::q3_k, "Q3_K", 256, 110},
-    GgmlTypeTraits{GgmlType::q4_k, "Q4_K", 256, 144},
-    GgmlTypeTraits{GgmlType::q5_k, "Q5_K", 256, 176},
-    GgmlTypeTraits{GgmlType::q6_k, "Q6_K", 256, 210},
-    GgmlTypeTraits{GgmlType::q8_k, "Q8_K", 256, 292},
-    GgmlTypeTraits{GgmlType::iq2_xxs, "IQ2_XXS", 256, 66},
-    GgmlTypeTraits{GgmlType::iq2_xs, "IQ2_XS", 256, 74},
-    GgmlTypeTraits{GgmlType::iq3_xxs, "IQ3_XXS", 256, 98},
-    GgmlTypeTraits{GgmlType::iq1_s, "IQ1_S", 256, 50},
-    GgmlTypeTraits{GgmlType::iq4_nl, "IQ4_NL", 32, 18},
-    GgmlTypeTraits{GgmlType::iq3_s, "IQ3_S", 256, 110},
-    GgmlTypeTraits{GgmlType::iq2_s, "IQ2_S", 256, 82},
-    GgmlTypeTraits{GgmlType::iq4_xs, "IQ4_XS", 256, 136},
-    GgmlTypeTraits{GgmlType::i8, "I8", 1, 1},
-    GgmlTypeTraits{GgmlType::i16, "I16", 1, 2},
-    GgmlTypeTraits{GgmlType::i32, "I32", 1, 4},
-    GgmlTypeTraits{GgmlType::i64, "I64", 1, 8},
-    GgmlTypeTraits{GgmlType::f64, "F64", 1, 8},
-    GgmlTypeTraits{GgmlType::iq1_m, "IQ1_M", 256, 56},
-    GgmlTypeTraits{GgmlType::bf16, "BF16", 1, 2},
-    GgmlTypeTraits{GgmlType::tq1_0, "TQ1_0", 256, 54},
-    GgmlTypeTraits{GgmlType::tq2_0, "TQ2_0", 256, 66},
-    GgmlTypeTraits{GgmlType::mxfp4, "MXFP4", 32, 17},
-    GgmlTypeTraits{GgmlType::nvfp4, "NVFP4", 64, 36},
-    GgmlTypeTraits{GgmlType::q1_0, "Q1_0", 128, 18},
+    GgufTypeTraits{GgufType::f32, "F32", 1, 4},
+    GgufTypeTraits{GgufType::f16, "F16", 1, 2},
+    GgufTypeTraits{GgufType::q4_0, "Q4_0", 32, 18},
+    GgufTypeTraits{GgufType::q4_1, "Q4_1", 32, 20},
+    GgufTypeTraits{GgufType::q5_0, "Q5_0", 32, 22},
+    GgufTypeTraits{GgufType::q5_1, "Q5_1", 32, 24},
+    GgufTypeTraits{GgufType::q8_0, "Q8_0", 32, 34},
+    GgufTypeTraits{GgufType::q8_1, "Q8_1", 32, 36},
+    GgufTypeTraits{GgufType::q2_k, "Q2_K", 256, 84},
+    GgufTypeTraits{GgufType::q3_k, "Q3_K", 256, 110},
+    GgufTypeTraits{GgufType::q4_k, "Q4_K", 256, 144},
+    GgufTypeTraits{GgufType::q5_k, "Q5_K", 256, 176},
+    GgufTypeTraits{GgufType::q6_k, "Q6_K", 256, 210},
+    GgufTypeTraits{GgufType::q8_k, "Q8_K", 256, 292},
+    GgufTypeTraits{GgufType::iq2_xxs, "IQ2_XXS", 256, 66},
+    GgufTypeTraits{GgufType::iq2_xs, "IQ2_XS", 256, 74},
+    GgufTypeTraits{GgufType::iq3_xxs, "IQ3_XXS", 256, 98},
+    GgufTypeTraits{GgufType::iq1_s, "IQ1_S", 256, 50},
+    GgufTypeTraits{GgufType::iq4_nl, "IQ4_NL", 32, 18},
+    GgufTypeTraits{GgufType::iq3_s, "IQ3_S", 256, 110},
+    GgufTypeTraits{GgufType::iq2_s, "IQ2_S", 256, 82},
+    GgufTypeTraits{GgufType::iq4_xs, "IQ4_XS", 256, 136},
+    GgufTypeTraits{GgufType::i8, "I8", 1, 1},
+    GgufTypeTraits{GgufType::i16, "I16", 1, 2},
+    GgufTypeTraits{GgufType::i32, "I32", 1, 4},
+    GgufTypeTraits{GgufType::i64, "I64", 1, 8},
+    GgufTypeTraits{GgufType::f64, "F64", 1, 8},
+    GgufTypeTraits{GgufType::iq1_m, "IQ1_M", 256, 56},
+    GgufTypeTraits{GgufType::bf16, "BF16", 1, 2},
+    GgufTypeTraits{GgufType::tq1_0, "TQ1_0", 256, 54},
+    GgufTypeTraits{GgufType::tq2_0, "TQ2_0", 256, 66},
+    GgufTypeTraits{GgufType::mxfp4, "MXFP4", 32, 17},
+    GgufTypeTraits{GgufType::nvfp4, "NVFP4", 64, 36},
+    GgufTypeTraits{GgufType::q1_0, "Q1_0", 128, 18},
 };
 
 [[noreturn]] void fail(const GgufHeader& header, std::string_view key, const char* wanted) {
@@ -107,15 +107,15 @@ std::optional<std::vector<T>> list_of(const GgufHeader& header, std::string_view
 
 } // namespace
 
-const GgmlTypeTraits* find_ggml_type(std::uint32_t id) {
-  const auto* found = std::find_if(kTypes.begin(), kTypes.end(), [id](const GgmlTypeTraits& traits) {
+const GgufTypeTraits* find_gguf_type(std::uint32_t id) {
+  const auto* found = std::find_if(kTypes.begin(), kTypes.end(), [id](const GgufTypeTraits& traits) {
     return static_cast<std::uint32_t>(traits.type) == id;
   });
   return found == kTypes.end() ? nullptr : found;
 }
 
-const GgmlTypeTraits& traits_of(GgmlType type) {
-  const auto* traits = find_ggml_type(static_cast<std::uint32_t>(type));
+const GgufTypeTraits& traits_of(GgufType type) {
+  const auto* traits = find_gguf_type(static_cast<std::uint32_t>(type));
   if (traits == nullptr) {
     throw ModelError("ggml has no type " + std::to_string(static_cast<std::uint32_t>(type)));
   }

@@ -149,7 +149,7 @@ void check_unique(const GgufMetadata& metadata, const std::vector<GgufOutput>& t
 
 } // namespace
 
-std::uint64_t gguf_tensor_bytes(const std::string& name, const std::vector<std::int64_t>& dims, GgmlType type) {
+std::uint64_t gguf_tensor_bytes(const std::string& name, const std::vector<std::int64_t>& dims, GgufType type) {
   const auto& traits = traits_of(type);
   std::uint64_t elements = 1;
   for (const auto dim : dims) {
