@@ -35,6 +35,7 @@ struct BenchOptions {
   int warmup = 3;
   bool packing = true;
   bool grad_checkpoint = false;
+  std::string attention = "auto";
   double peak_tflops = 0;
 };
 
@@ -100,6 +101,7 @@ Json run_step_bench(const BenchOptions& options) {
   step_options.lora = {options.rank, 2.0F, 0.0F};
   step_options.optimizer = make_optimizer("adamw", {});
   step_options.checkpoint = options.grad_checkpoint;
+  step_options.attention_kernel = attention_kernel_named(options.attention);
   step_options.scale_loss = model.dtype == mx::float16;
   TrainStep step(model, step_options);
   auto state = step.initial_state(init_adapter(step_options.lora, adaptable_layers(model.spec, -1, {}), 0), 0);
@@ -150,6 +152,7 @@ Json run_step_bench(const BenchOptions& options) {
               {"device", device_name()},
               {"packing", options.packing},
               {"grad_checkpoint", options.grad_checkpoint},
+              {"attention", options.attention},
               {"steps", options.steps},
               {"tokens_per_second", static_cast<double>(tokens) / seconds},
               {"padded_tokens_per_second", static_cast<double>(padded) / seconds},
@@ -186,6 +189,8 @@ int run_bench_step(const Arguments& arguments) {
   args.add("warmup", &options.warmup, "steps before").at_least(1);
   args.add("packing", &options.packing, "several examples a row");
   args.add("grad_checkpoint", &options.grad_checkpoint, "recompute activations in the backward pass");
+  args.add("attention", &options.attention, "what computes attention: as in training")
+      .one_of({"auto", "fused", "blocked"});
   args.add("peak_tflops", &options.peak_tflops, "of the device, for mfu; 0: leave mfu out").at_least(0);
   if (!args.parse(arguments)) {
     return 0;

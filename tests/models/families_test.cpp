@@ -110,8 +110,10 @@ struct LogLines {
 const std::vector<int> kLengths{40, 7, 22, 2, 13, 31, 70};
 
 std::pair<float, Params> lora_gradients(const Model& model, const Params& factors, bool packing,
-                                        PackedAttention attention, bool checkpoint) {
+                                        PackedAttention attention, bool checkpoint,
+                                        AttentionKernel kernel = AttentionKernel::automatic) {
   auto options = step_options();
+  options.attention_kernel = kernel;
   options.attention = attention;
   options.checkpoint = checkpoint;
   TrainStep step(model, options);
@@ -287,6 +289,25 @@ TEST_CASE("rule 9: packed and unpacked, checkpointed and not, losses and gradien
           CAPTURE(tensor);
           CHECK(relative_difference(found.second.at(tensor), gradient) < 2e-4F);
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("attention in blocks gives every family the same losses and gradients, packed and not") {
+  for (const auto& name : family_names()) {
+    CAPTURE(name);
+    const auto model = family_model(name);
+    const auto factors = lora_factors(model);
+    const auto expected = lora_gradients(model, factors, false, PackedAttention::dense_mask, false);
+    for (const bool packing : {false, true}) {
+      CAPTURE(packing);
+      const auto found =
+          lora_gradients(model, factors, packing, PackedAttention::dense_mask, false, AttentionKernel::blocked);
+      CHECK(found.first == doctest::Approx(expected.first).epsilon(1e-5));
+      for (const auto& [tensor, gradient] : expected.second) {
+        CAPTURE(tensor);
+        CHECK(relative_difference(found.second.at(tensor), gradient) < 2e-4F);
       }
     }
   }

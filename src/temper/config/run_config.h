@@ -69,6 +69,7 @@ struct RunConfig {
   int warmup_steps = 0;
   double max_grad_norm = 1.0; // 0: no clipping
   bool grad_checkpoint = false;
+  std::string attention = "auto"; // attention_kernel_named()
   std::uint64_t seed = 0;
   bool deterministic = false;
 

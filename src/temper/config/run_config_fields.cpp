@@ -94,6 +94,10 @@ void list_training(FieldList& list, RunConfig& c) {
       .at_least(0)
       .mlx_lm(0.0);
   list.add("grad_checkpoint", &c.grad_checkpoint, "recompute activations: less memory, more time");
+  list.add("attention", &c.attention,
+           "what computes attention in training; blocked: in blocks of queries, memory linear in length; auto: "
+           "fused where the device has it for training, else blocked")
+      .one_of({"auto", "fused", "blocked"});
   list.add("seed", &c.seed, "of the data order, dropout and new weights");
   list.add("deterministic", &c.deterministic, "the same losses bit for bit each run, at some speed");
 }

@@ -4,6 +4,9 @@
 
 #include <mlx/backend/cuda/cuda.h>
 
+#include "temper/base/error.h"
+#include "temper/nn/blocked_attention.h"
+
 namespace temper {
 namespace {
 
@@ -100,6 +103,21 @@ mx::array masked_attention(const AttentionSettings& settings, const mx::array& q
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "array", mask, settings.sinks_H);
 }
 
+// MLX trains attention unfused on Metal and on a CPU; on CUDA where cuDNN's backward refuses.
+bool fused_trains(const AttentionSettings& settings, const mx::array& q) {
+  constexpr int kMostFeatures = 128;
+  constexpr int kWidthMultiple = 128;
+  return mx::cu::is_available() && mx::default_device() == mx::Device::gpu && q.dtype().size() == 2 &&
+         q.shape(3) % 8 == 0 && q.shape(3) <= kMostFeatures && q.shape(2) % kWidthMultiple == 0 &&
+         settings.softcap == 0.0F;
+}
+
+bool in_blocks(AttentionKernel kernel, const AttentionSettings& settings, const mx::array& q) {
+  constexpr int kFewQueries = 512; // whose scores all fit, and need not be computed twice
+  return kernel == AttentionKernel::blocked ||
+         (kernel == AttentionKernel::automatic && q.shape(2) > kFewQueries && !fused_trains(settings, q));
+}
+
 // Every query sees every key.
 mx::array open_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
                          const mx::array& v) {
@@ -109,9 +127,12 @@ mx::array open_attention(const AttentionSettings& settings, const mx::array& q, 
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "", std::nullopt, settings.sinks_H);
 }
 
-mx::array rows_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
-                         const mx::array& v) {
+mx::array rows_attention(AttentionKernel kernel, const AttentionSettings& settings, const mx::array& q,
+                         const mx::array& k, const mx::array& v) {
   const int width = q.shape(2);
+  if (in_blocks(kernel, settings, q)) {
+    return blocked_attention(settings, q, k, v);
+  }
   if (is_cut(settings.window, width) || settings.softcap > 0.0F) {
     return masked_attention(settings, q, k, v, causal_mask(whole(width), settings.window));
   }
@@ -126,8 +147,9 @@ mx::array segments_attention(const mx::array& segments_BT, const AttentionSettin
   return masked_attention(settings, q, k, v, mask);
 }
 
-mx::array documents_attention(const DocumentLayout& layout, const AttentionSettings& settings,
-                              const mx::array& q, const mx::array& k, const mx::array& v) {
+mx::array documents_attention(const DocumentLayout& layout, AttentionKernel kernel,
+                              const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                              const mx::array& v) {
   const int rows = q.shape(0);
   const int width = q.shape(2);
   const int num_documents = layout.gather_ML.shape(0);
@@ -142,7 +164,7 @@ mx::array documents_attention(const DocumentLayout& layout, const AttentionSetti
     const auto x_MLC = permute_rows(x_NC, places, valid, layout.scatter_N, layout.real_N);
     return mx::transpose(mx::reshape(x_MLC, {num_documents, length, heads, features}), {0, 2, 1, 3});
   };
-  const auto o = rows_attention(settings, to_documents(q), to_documents(k), to_documents(v));
+  const auto o = rows_attention(kernel, settings, to_documents(q), to_documents(k), to_documents(v));
   const int heads = o.shape(1);
   const int features = o.shape(3);
   const auto o_MLC = mx::reshape(mx::transpose(o, {0, 2, 1, 3}), {num_documents * length, heads * features});
@@ -186,7 +208,7 @@ mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& s
   // Products of few shapes: CUDA looks for the best way, and loads it, for each anew.
   auto [k, v, first] = plan.cache->update(layer, new_k, new_v, masked && on_cuda ? kKeyMultiple : 1);
   if (num_queries > 1 && offset == 0 && !plan.starts_B && !on_cuda) {
-    return rows_attention(settings, q, k, v);
+    return rows_attention(AttentionKernel::fused, settings, q, k, v);
   }
   if (masked) {
     const auto mask = cached_mask(plan, {num_queries, offset, k.shape(2), first}, settings.window);
@@ -212,12 +234,26 @@ mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings
     return cached_attention(plan, settings, q, k, v, layer);
   }
   if (plan.documents) {
-    return documents_attention(*plan.documents, settings, q, k, v);
+    return documents_attention(*plan.documents, plan.kernel, settings, q, k, v);
+  }
+  if (plan.segments_BT && in_blocks(plan.kernel, settings, q)) {
+    return blocked_attention(settings, q, k, v, plan.segments_BT);
   }
   if (plan.segments_BT) {
     return segments_attention(*plan.segments_BT, settings, q, k, v);
   }
-  return rows_attention(settings, q, k, v);
+  return rows_attention(plan.kernel, settings, q, k, v);
+}
+
+AttentionKernel attention_kernel_named(const std::string& name) {
+  static const std::map<std::string, AttentionKernel> kKernels{{"fused", AttentionKernel::fused},
+                                                               {"auto", AttentionKernel::automatic},
+                                                               {"blocked", AttentionKernel::blocked}};
+  const auto found = kKernels.find(name);
+  if (found == kKernels.end()) {
+    throw ConfigError("attention must be one of auto, fused, blocked, got '" + name + "'");
+  }
+  return found->second;
 }
 
 } // namespace temper

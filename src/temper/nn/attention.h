@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -47,6 +48,16 @@ class KeyValueStore {
   virtual void advance(int columns) = 0;
 };
 
+// By what attention without a cache is computed.
+enum class AttentionKernel {
+  fused,     // MLX's fused one, which falls back to all scores at once where it does not serve
+  automatic, // for training: fused where its backward serves, else in blocks (blocked_attention.h)
+  blocked,
+};
+
+// "fused", "auto" or "blocked". Throws ConfigError for another name.
+AttentionKernel attention_kernel_named(const std::string& name);
+
 // What one forward pass's attention is over. Without segments, documents and cache: B causal rows.
 struct AttentionPlan {
   std::optional<mx::array> host_documents_M2; // int32 (fused.h): the documents, for the host kernels
@@ -54,6 +65,7 @@ struct AttentionPlan {
   std::optional<DocumentLayout> documents;    // packed rows, rearranged; wins over segments_BT
   KeyValueStore* cache = nullptr;             // generation
   std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
+  AttentionKernel kernel = AttentionKernel::fused;
   // With a cache: the masks of this pass by window, first column and number of keys, so that layers alike share
   // one.
   std::shared_ptr<std::map<std::array<int, 3>, mx::array>> masks{};

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -10,6 +11,8 @@
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
+
+#include <mlx/backend/metal/metal.h>
 
 #include "temper/base/units.h"
 #include "temper/nn/params.h"
@@ -23,17 +26,35 @@ double host_memory_bytes() {
   return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGE_SIZE));
 }
 
+// One of the figures that the device tells of itself.
+std::optional<std::size_t> device_figure(const std::string& key) {
+  const auto& info = mx::device_info();
+  const auto it = info.find(key);
+  return it != info.end() && std::holds_alternative<std::size_t>(it->second)
+             ? std::optional(std::get<std::size_t>(it->second))
+             : std::nullopt;
+}
+
 // The device's bytes by whichever key its back end has; the host's for a CPU.
 double device_memory_bytes() {
   if (mx::default_device() == mx::Device::gpu) {
-    const auto& info = mx::device_info();
     for (const char* key : {"total_memory", "memory_size"}) {
-      if (const auto it = info.find(key); it != info.end() && std::holds_alternative<std::size_t>(it->second)) {
-        return static_cast<double>(std::get<std::size_t>(it->second));
+      if (const auto bytes = device_figure(key)) {
+        return static_cast<double>(*bytes);
       }
     }
   }
   return host_memory_bytes();
+}
+
+// Keeps as much memory resident as Metal recommends, so that the system does not page weights out between
+// steps, as mlx-lm does. Needs macOS 15; without effect elsewhere.
+void wire_metal_memory() {
+  if (mx::metal::is_available()) {
+    if (const auto bytes = device_figure("max_recommended_working_set_size")) {
+      mx::set_wired_limit(*bytes);
+    }
+  }
 }
 
 // Has glibc keep what is freed: MLX's CPU arrays are plain malloc, and memory that goes back to the system at
@@ -95,6 +116,8 @@ void prepare_device(std::uint64_t cache_bytes) {
     // Fused element-wise kernels there cost seconds of g++ each and gain nothing over the host kernels.
     mx::set_compile_mode(mx::CompileMode::no_fuse);
     keep_freed_memory();
+  } else {
+    wire_metal_memory();
   }
   // On a CPU none: malloc reuses freed memory for any size, MLX's cache for nearly equal ones only, so that
   // with batches of many shapes it grows without use (bench step tiny instruct: 1.5 GB resident with it, 0.3

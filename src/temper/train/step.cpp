@@ -81,10 +81,12 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
     frozen_ = model_.params;
     std::erase_if(frozen_, [&](const auto& entry) { return state.trainable.contains(entry.first); });
   }
+  // The host kernels would go before the blocks.
+  const auto packed = options_.attention_kernel == AttentionKernel::blocked
+                          ? PackedAttention::dense_mask
+                          : default_packed_attention(model_.spec, model_.dtype);
   const auto layout =
-      to_arrays(batch, model_.spec, weight,
-                options_.attention.value_or(default_packed_attention(model_.spec, model_.dtype)),
-                options_.neftune_alpha > 0);
+      to_arrays(batch, model_.spec, weight, options_.attention.value_or(packed), options_.neftune_alpha > 0);
   auto& compiled = gradient_functions_[layout.shape_key()];
   if (!compiled) {
     auto description = layout;
@@ -116,6 +118,7 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
   const auto loss_scale = reader.one();
   auto batch = as_device_batch(layout, inputs, reader.position());
   batch.input.checkpoint = options_.checkpoint;
+  batch.input.attention.kernel = options_.attention_kernel;
   batch.targets.weights_S = batch.targets.weights_S * loss_scale;
 
   const auto loss_of = [&](const std::vector<mx::array>& values) {

@@ -29,7 +29,8 @@ struct StepOptions {
   bool scale_loss = false;                    // dynamic loss scaling, for fp16
   int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
   std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
-  LossFunction loss;                          // none: chunked_cross_entropy
+  AttentionKernel attention_kernel = AttentionKernel::automatic;
+  LossFunction loss; // none: chunked_cross_entropy
 };
 
 struct LossAndGradients {
