@@ -9,6 +9,7 @@ const std::vector<Verb>& verbs() {
       {"generate", "answer one prompt", run_generate},
       {"chat", "talk with a model in the terminal", run_chat},
       {"fuse", "merge an adapter into its model", run_fuse},
+      {"export", "write a model or an adapter for llama.cpp and Ollama", run_export},
       {"convert", "quantize or unpack a model, or change its dtype", run_convert},
       {"data", "check, preview and prepare data sets", run_data},
       {"models", "the model families that can be trained, or what a model folder is", run_models},

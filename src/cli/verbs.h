@@ -10,6 +10,7 @@ int run_chat(const Arguments& arguments);
 int run_convert(const Arguments& arguments);
 int run_data(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
+int run_export(const Arguments& arguments);
 int run_fuse(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_models(const Arguments& arguments);

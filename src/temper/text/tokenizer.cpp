@@ -332,6 +332,14 @@ std::vector<std::string> Tokenizer::chat_template_names() const {
   return names;
 }
 
+std::string Tokenizer::to_json() const {
+  TemperText out{};
+  TemperText error{};
+  bridge::check<ModelError>(temper_tokenizer_to_json(impl_->tokenizer.get(), &out, &error), error,
+                            "the tokenizer can't be written as JSON: ");
+  return bridge::take(out);
+}
+
 const std::string& Tokenizer::fingerprint() const {
   return impl_->fingerprint;
 }

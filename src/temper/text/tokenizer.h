@@ -53,6 +53,10 @@ class Tokenizer {
   const ChatTemplate* chat_template(const std::string& name = "default") const;
   std::vector<std::string> chat_template_names() const;
 
+  // All of it as Hugging Face's tokenizer.json, also of a SentencePiece model: with the tokens that the other
+  // files add, and BOS and EOS as encode() adds them.
+  std::string to_json() const;
+
   // Changes whenever any file that shapes token ids or templates changes.
   const std::string& fingerprint() const;
 
