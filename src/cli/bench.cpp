@@ -216,7 +216,9 @@ int run_bench_step(const Arguments& arguments) {
 
 int run_bench(const Arguments& arguments) {
   static const std::vector<Verb> kBenches = {{"step", "a training step", run_bench_step},
-                                             {"decode", "reading prompts and generating", run_bench_decode}};
+                                             {"data", "tokenizing and making batches", run_bench_data},
+                                             {"decode", "reading prompts and generating", run_bench_decode},
+                                             {"load", "reading a model folder", run_bench_load}};
   return run_subverb("bench", "Times the parts of a run.", arguments, kBenches);
 }
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 BINARY = os.path.abspath(os.environ["TEMPER_BINARY"])
-COMMANDS = {"data": ["check", "preview", "prepare"], "bench": ["step", "decode"]}  # verbs that have verbs of their own
+COMMANDS = {"data": ["check", "preview", "prepare"], "bench": ["step", "data", "decode", "load"]}  # verbs that have verbs of their own
 HELP_SECONDS = 0.05
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TEMPER_")}
 failures: list[str] = []
