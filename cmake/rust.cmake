@@ -12,7 +12,7 @@ add_custom_command(
           --quiet --manifest-path "${CMAKE_SOURCE_DIR}/rust/Cargo.toml"
   COMMAND ${CMAKE_COMMAND} -E touch "${temper_bridge_stamp}"
   DEPENDS ${TEMPER_BRIDGE_SOURCES} rust/Cargo.toml rust/Cargo.lock
-  COMMENT "Building the Rust library (tokenizers, minijinja)"
+  COMMENT "Building the Rust library (tokenizers, minijinja, parquet)"
   USES_TERMINAL VERBATIM)
 add_custom_target(temper_bridge_build DEPENDS "${temper_bridge_stamp}")
 add_library(temper_bridge STATIC IMPORTED GLOBAL)
@@ -21,3 +21,6 @@ set_target_properties(temper_bridge PROPERTIES
   IMPORTED_LOCATION "${TEMPER_BRIDGE_LIBRARY}"
   INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_SOURCE_DIR}/rust"
   INTERFACE_LINK_LIBRARIES "Threads::Threads;${CMAKE_DL_LIBS};m")
+if(NOT APPLE)  # most of what the crates bring is called by nobody
+  set_target_properties(temper_bridge PROPERTIES INTERFACE_LINK_OPTIONS "LINKER:--gc-sections")
+endif()

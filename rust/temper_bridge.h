@@ -1,4 +1,4 @@
-// The Rust library's C interface: Hugging Face tokenizers and Jinja chat templates (minijinja).
+// The Rust library's C interface: Hugging Face tokenizers, Jinja chat templates (minijinja) and Parquet.
 // Conventions: text is UTF-8 with a length, never NUL-terminated. A function that can fail returns 0 on
 // success; otherwise it returns 1, sets `*error` (free it with temper_text_free) and leaves its other
 // outputs alone. No panic crosses this border. A tokenizer or template may be used from several threads at
@@ -14,6 +14,7 @@ extern "C" {
 
 typedef struct TemperTokenizer TemperTokenizer;
 typedef struct TemperTemplate TemperTemplate;
+typedef struct TemperParquet TemperParquet;
 
 // Owned bytes; data may be null when size is 0.
 typedef struct TemperText {
@@ -101,6 +102,17 @@ int temper_template_marks_generation(const TemperTemplate* tmpl);
 // second, weekday from Sunday = 0, day of the year from 0], is what strftime_now formats.
 int temper_template_render(const TemperTemplate* tmpl, const char* context, size_t size,
                            TemperRendering* out, TemperText* error);
+
+// ---- Parquet ----
+
+// Opens the file at `path` (snappy, gzip, zstd or plain) and checks what it says of itself. A reader is for
+// one thread at a time.
+int temper_parquet_open(const char* path, size_t size, TemperParquet** out, TemperText* error);
+void temper_parquet_free(TemperParquet* parquet);
+int64_t temper_parquet_num_rows(const TemperParquet* parquet);
+// The next rows, up to about 4 MB, as JSON objects that end in a newline each, nulls written out; nothing at
+// the end. After an error the reader is good for temper_parquet_free alone.
+int temper_parquet_next(TemperParquet* parquet, TemperText* out, TemperText* error);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,11 @@
-//! Tokenizers and chat templates for Temper, behind the C interface of `temper_bridge.h`.
+//! Tokenizers, chat templates and Parquet for Temper, behind the C interface of `temper_bridge.h`.
 
 mod added;
 mod base;
 mod clock;
 mod generation;
+mod parquet_abi;
+mod parquet_rows;
 mod protobuf;
 mod python_json;
 mod sentencepiece;

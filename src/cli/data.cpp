@@ -15,6 +15,7 @@
 #include "temper/data/data_options.h"
 #include "temper/data/data_prepare.h"
 #include "temper/data/data_preview.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/prepared_data.h"
 #include "temper/net/resolve.h"
 
@@ -69,7 +70,8 @@ int run_check(const Arguments& arguments) {
       "--model: no tokens.",
       "temper data check --data data/ --model models/llama");
   args.group("Data");
-  args.add("data", &config.data, "folder of train, valid and test files, one file, or hf://datasets/org/name")
+  args.add("data", &config.data,
+           "folder of train, valid and test files, a file or pattern, hf://datasets/org/name, s3://bucket/key")
       .metavar("PATH")
       .letter('d')
       .required();
@@ -88,7 +90,7 @@ int run_check(const Arguments& arguments) {
     tokenizer = Tokenizer::load(folder);
     vocab_size = vocab_size_of(folder);
   }
-  resolve_data(config.data);         // says what it fetches
+  find_splits(config.data);          // says what it fetches
   log::set_level(log::Level::error); // from here the answer says it all, once
   const auto check = check_data(config, tokenizer, vocab_size);
   if (args.json()) {
@@ -99,12 +101,12 @@ int run_check(const Arguments& arguments) {
   return check.has_bad_rows() ? static_cast<int>(ExitCode::data) : 0;
 }
 
-void print_previews(const std::string& path, const std::vector<PreviewRow>& rows) {
+void print_previews(const std::vector<PreviewRow>& rows) {
   const bool colours = ::isatty(STDOUT_FILENO) != 0;
   const std::string open = colours ? "\x1b[32m" : "«";
   const std::string close = colours ? "\x1b[0m" : "»";
   for (const auto& row : rows) {
-    fmt::print("--- {}:{}: ", path, row.line);
+    fmt::print("--- {}:{}: ", row.file, row.line);
     if (!row.problem.empty()) {
       fmt::print("malformed: {}\n", row.problem);
       continue;
@@ -125,7 +127,8 @@ int run_preview(const Arguments& arguments) {
       "Rows as the model will see them. What is learned is coloured, or put in « » when not on a terminal.",
       "temper data preview --data data/ --model models/llama --rows 5");
   args.group("Data");
-  args.add("data", &config.data, "folder of train, valid and test files, one file, or hf://datasets/org/name")
+  args.add("data", &config.data,
+           "folder of train, valid and test files, a file or pattern, hf://datasets/org/name, s3://bucket/key")
       .metavar("PATH")
       .letter('d')
       .required();
@@ -139,16 +142,19 @@ int run_preview(const Arguments& arguments) {
     return 0;
   }
   apply_compat(args, config);
-  const auto path = split_file(config.data, split);
+  const auto files = split_files(config.data, split);
   const auto tokenizer = Tokenizer::load(resolve_model(config.model, config.revision, ModelFiles::description));
-  const auto shown = preview_rows(path, tokenizer, data_options(config), rows, skip);
+  const auto shown = preview_rows(files, tokenizer, data_options(config), rows, skip);
   if (!args.json()) {
-    print_previews(path.string(), shown);
+    print_previews(shown);
     return 0;
   }
-  Json json{{"path", path.string()}, {"rows", Json::array()}};
+  Json json{{"path", describe_files(files)}, {"rows", Json::array()}};
   for (const auto& row : shown) {
     json["rows"].push_back(row.to_json());
+    if (files.size() > 1) {
+      json["rows"].back()["file"] = row.file;
+    }
   }
   print_json(json);
   return 0;

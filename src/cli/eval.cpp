@@ -13,6 +13,7 @@
 #include "temper/base/log.h"
 #include "temper/base/units.h"
 #include "temper/config/run_config_fields.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/prepared_data.h"
 #include "temper/eval/perplexity.h"
 #include "temper/eval/questions.h"
@@ -154,8 +155,8 @@ int run_eval(const Arguments& arguments) {
                                    loaded.model.spec.vocab_size);
   std::vector<Question> questions;
   if (flags.generate) {
-    questions = read_questions(split.report.path, *loaded.tokenizer, data_options(flags.config),
-                               static_cast<std::size_t>(flags.limit));
+    questions = read_questions(split_files(flags.config.data, flags.split), *loaded.tokenizer,
+                               data_options(flags.config), static_cast<std::size_t>(flags.limit));
   }
   catch_interrupts();
   const Stopwatch watch;

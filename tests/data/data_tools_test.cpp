@@ -85,10 +85,12 @@ TEST_CASE("check: rows, formats, malformed rows, and duplicates within and acros
   REQUIRE(check.duplicates.size() == 2);
   CHECK(check.duplicates[0].split == "train");
   CHECK(check.duplicates[0].before == "train");
-  CHECK(check.duplicates[0].first[0] == std::pair<std::int64_t, std::int64_t>{3, 1});
+  CHECK(check.duplicates[0].first[0].first.line == 3);
+  CHECK(check.duplicates[0].first[0].second.line == 1);
   CHECK(check.duplicates[1].split == "test");
   CHECK(check.duplicates[1].before == "train");
-  CHECK(check.duplicates[1].first[0] == std::pair<std::int64_t, std::int64_t>{2, 2});
+  CHECK(check.duplicates[1].first[0].first.line == 2);
+  CHECK(check.duplicates[1].first[0].second.line == 2);
   CHECK(has(check.to_text(), "test: 1 rows are in train as well (line 2 is line 2 there)"));
   CHECK(check.to_json()["duplicates"][1]["earlier_split"] == "train");
 }
@@ -122,25 +124,25 @@ TEST_CASE("preview: the rendered text, with what is learned marked") {
                "\n");
   DataOptions options;
   options.encode.max_seq_length = 7;
-  auto shown = preview_rows(folder.path() / "a.jsonl", tiny_tokenizer(), options, 9);
+  auto shown = preview_rows({folder.path() / "a.jsonl"}, tiny_tokenizer(), options, 9);
   REQUIRE(shown.size() == 3);
   CHECK(shown[0].num_cut == 3);
   CHECK(shown[1].problem == "a row must be a JSON object, this is an array");
   CHECK(shown[2].line == 3);
   CHECK(shown[2].to_text("«", "»") == "<s><|user|>x<|assistant|>«lon»");
   options.encode.max_seq_length = 100;
-  shown = preview_rows(folder.path() / "a.jsonl", tiny_tokenizer(), options, 1);
+  shown = preview_rows({folder.path() / "a.jsonl"}, tiny_tokenizer(), options, 1);
   REQUIRE(shown.size() == 1);
   CHECK(shown[0].to_text("«", "»") == "<s><|user|>hé<|assistant|>«yö</s>»");
   CHECK(shown[0].num_supervised == 4); // ö is two bytes, two tokens
   CHECK(shown[0].to_json()["text"] == "<s><|user|>hé<|assistant|>yö</s>");
-  CHECK(preview_rows(folder.path() / "a.jsonl", tiny_tokenizer(), options, 1, 2).at(0).line == 3);
+  CHECK(preview_rows({folder.path() / "a.jsonl"}, tiny_tokenizer(), options, 1, 2).at(0).line == 3);
 }
 
 TEST_CASE("preview: what the tokenizer adds to plain text is shown") {
   const TempFolder folder;
   folder.write("a.jsonl", row("ab", "cd"));
-  const auto shown = preview_rows(folder.path() / "a.jsonl", tiny_tokenizer(""), {}, 1);
+  const auto shown = preview_rows({folder.path() / "a.jsonl"}, tiny_tokenizer(""), {}, 1);
   CHECK(shown.at(0).to_text("«", "»") == "<s>ab«cd</s>»");
 }
 

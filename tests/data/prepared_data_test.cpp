@@ -289,7 +289,7 @@ TEST_CASE("what is not there or not known is said") {
   CHECK(has(setup.error(), "train.jsonl:1: no known format: the row has 'question'"));
   setup.write("train.jsonl", rows(1));
   setup.write("train.csv", "a\nb\n");
-  CHECK(has(setup.error(), "train.jsonl and train.csv"));
+  CHECK(has(setup.error(), "train.csv and train.jsonl"));
   fs::remove(fs::path(setup.config.data) / "train.csv");
   setup.config.test = true;
   CHECK(has(setup.error(), "--test needs a test file"));
@@ -305,7 +305,7 @@ TEST_CASE("mlx-lm's hf_dataset names local data and its fields") {
   setup.config.hf_dataset = {{"path", setup.config.data}, {"prompt_feature", "q"}, {"completion_feature", "a"}};
   setup.config.data = "";
   CHECK(setup.prepare().train->size() == 1);
-  setup.config.hf_dataset["path"] = "somebody/some-set";
+  setup.config.hf_dataset["path"] = "no such/place";
   CHECK_THROWS_AS(setup.prepare(), ConfigError);
 }
 

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -169,9 +170,114 @@ TEST_CASE("files that can't hold rows are refused by name") {
   CHECK(refused(folder, "a.jsonl", "", "empty"));
   CHECK(refused(folder, "b.jsonl", "\xef\xbb\xbf \n\n", "empty"));
   CHECK(refused(folder, "c.jsonl", std::string("\xff\xfe{\0", 4), "UTF-16"));
-  CHECK(refused(folder, "d.parquet", "x", "unknown kind"));
+  CHECK(refused(folder, "d.xlsx", "x", "unknown kind"));
   CHECK(refused(folder, "e.csv", "a,b\n", "no rows"));
   CHECK(refused(folder, "f.csv", "a,a\n1,2\n", "name the columns"));
   CHECK(refused(folder, "g.csv", "a,\n1,2\n", "name the columns"));
   CHECK_THROWS_AS(open_rows(folder.path() / "absent.jsonl"), IoError);
+}
+
+namespace {
+
+std::filesystem::path parquet(const std::string& name) {
+  return std::filesystem::path(TEMPER_TEST_DATA) / "parquet" / name;
+}
+
+// Without members that are null, at every depth but the first.
+Json without_inner_nulls(const Json& value, bool is_row = true) {
+  if (value.is_array()) {
+    Json items = Json::array();
+    for (const auto& item : value) {
+      items.push_back(without_inner_nulls(item, false));
+    }
+    return items;
+  }
+  if (!value.is_object()) {
+    return value;
+  }
+  Json object = Json::object();
+  for (const auto& [key, member] : value.items()) {
+    if (is_row || !member.is_null()) {
+      object[key] = without_inner_nulls(member, false);
+    }
+  }
+  return object;
+}
+
+std::string refusal(const std::filesystem::path& path) {
+  try {
+    const auto source = open_rows(path);
+    RawRow raw;
+    while (source->next(raw)) {
+      source->parse(raw);
+    }
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+} // namespace
+
+TEST_CASE("Parquet: each codec, nested messages, nulls and dictionaries give pyarrow's rows") {
+  std::vector<Json> wanted;
+  const auto expected = open_rows(parquet("rows.jsonl"));
+  RawRow raw;
+  while (expected->next(raw)) {
+    wanted.push_back(without_inner_nulls(expected->parse(raw)));
+  }
+  REQUIRE(wanted.size() == 50);
+  for (const char* name : {"snappy", "gzip", "zstd", "none", "pages_v2"}) {
+    CAPTURE(name);
+    const auto source = open_rows(parquet(std::string(name) + ".parquet"));
+    std::vector<RawRow> rows;
+    while (source->next(raw)) {
+      rows.push_back(raw);
+    }
+    REQUIRE(rows.size() == wanted.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      CHECK(rows[i].line == static_cast<std::int64_t>(i) + 1);
+      CHECK(source->parse(rows[i]) == wanted[i]);
+    }
+  }
+}
+
+TEST_CASE("Parquet that can't be read is named and said") {
+  CHECK(has(refusal(parquet("lz4.parquet")), "only snappy, gzip and zstd are read"));
+  CHECK(has(refusal(parquet("empty.parquet")), "the file is empty"));
+  const TempFolder folder;
+  const auto whole = read_file(parquet("zstd.parquet"));
+  folder.write("cut.parquet", whole.substr(0, whole.size() / 2));
+  CHECK(has(refusal(folder.path() / "cut.parquet"), "cut.parquet: the file is cut short"));
+  folder.write("text.parquet", "{\"text\": \"this is JSON\"}\n");
+  CHECK(has(refusal(folder.path() / "text.parquet"), "not a Parquet file"));
+  folder.write("short.parquet", "PAR1");
+  CHECK(has(refusal(folder.path() / "short.parquet"), "not a Parquet file"));
+  auto long_footer = whole;
+  long_footer.replace(whole.size() - 8, 4, "\xff\xff\xff\x7f");
+  folder.write("footer.parquet", long_footer);
+  CHECK(has(refusal(folder.path() / "footer.parquet"), "footer.parquet: "));
+  auto bad_page = whole;
+  bad_page.replace(60, 200, std::string(200, '\x5a'));
+  folder.write("page.parquet", bad_page);
+  CHECK(has(refusal(folder.path() / "page.parquet"), "page.parquet:1: the rows from here on can't be read"));
+}
+
+TEST_CASE("Parquet with any one byte wrong is read or refused") {
+  const TempFolder folder;
+  for (const char* name : {"zstd.parquet", "pages_v2.parquet"}) {
+    const auto whole = read_file(parquet(name));
+    for (std::size_t at = 0; at < whole.size(); at += 3) {
+      auto spoilt = whole;
+      spoilt[at] = static_cast<char>(spoilt[at] ^ (at % 2 == 0 ? 0xff : 0x40));
+      std::ofstream(folder.path() / "spoilt.parquet", std::ios::binary) << spoilt;
+      const auto said = refusal(folder.path() / "spoilt.parquet");
+      CHECK(said.find('\n') == std::string::npos);
+      CHECK(said.find("internal error") == std::string::npos);
+    }
+  }
 }

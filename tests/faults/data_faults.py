@@ -120,7 +120,7 @@ def a_data_folder_without_a_train_file(box: Box) -> list[str]:
     return box.train("--data", "empty")
 
 
-@fault(DATA, r"d: both train\.jsonl and train\.csv are there for one split; keep one")
+@fault(DATA, r"d: both train\.csv and train\.jsonl are there for one split; keep one, or name the files")
 def two_files_for_one_split(box: Box) -> None:
     (box.data / "train.csv").write_text("text\nAloha\n")
 

@@ -35,7 +35,9 @@ void list_model(FieldList& list, RunConfig& c) {
 
 void list_data(FieldList& list, RunConfig& c) {
   list.group("Data");
-  list.add("data", &c.data, "folder with train, valid and test files, one file, or hf://datasets/org/name")
+  list.add(
+          "data", &c.data,
+          "folder with train, valid and test files, a file or pattern, hf://datasets/org/name, s3://bucket/key")
       .letter('d')
       .metavar("PATH");
   list.add("hf_dataset", &c.hf_dataset,

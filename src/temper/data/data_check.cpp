@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "temper/data/data_options.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/prepared_data.h"
 #include "temper/data/row_source.h"
 #include "temper/data/tokenize.h"
@@ -20,7 +21,8 @@ constexpr std::size_t kShownPairs = 10;
 constexpr int kBarWidth = 40;
 
 struct SeenRow {
-  std::size_t split;
+  std::uint32_t split;
+  std::uint32_t file; // of all that were read
   std::int64_t line;
 };
 
@@ -30,8 +32,20 @@ class RowScan {
   explicit RowScan(const FormatOptions& options) : options_(options) {
   }
 
-  SplitReport scan(const fs::path& path, const std::string& split) {
+  SplitReport scan(const std::vector<fs::path>& files, const std::string& split) {
     splits_.push_back(split);
+    std::vector<SplitReport> reports;
+    for (const auto& file : files) {
+      files_.push_back(files.size() > 1 ? file.string() : "");
+      reports.push_back(scan_file(file, split));
+    }
+    return join_reports(std::move(reports), describe_files(files));
+  }
+
+  std::vector<Duplicates> duplicates;
+
+ private:
+  SplitReport scan_file(const fs::path& path, const std::string& split) {
     SplitReport report;
     const auto format = choose_format(path, options_);
     report.split = split;
@@ -52,12 +66,10 @@ class RowScan {
     return report;
   }
 
-  std::vector<Duplicates> duplicates;
-
- private:
   void compare(std::uint64_t hash, std::int64_t line) {
-    const std::size_t here = splits_.size() - 1;
-    const auto [seen, is_new] = seen_.try_emplace(hash, SeenRow{here, line});
+    const auto here = static_cast<std::uint32_t>(splits_.size() - 1);
+    const auto file = static_cast<std::uint32_t>(files_.size() - 1);
+    const auto [seen, is_new] = seen_.try_emplace(hash, SeenRow{here, file, line});
     if (is_new) {
       return;
     }
@@ -70,12 +82,14 @@ class RowScan {
     }
     ++found->count;
     if (found->first.size() < kShownPairs) {
-      found->first.emplace_back(line, seen->second.line);
+      const SeenRow& earlier = seen->second;
+      found->first.push_back({{files_.back(), line}, {files_[earlier.file], earlier.line}});
     }
   }
 
   const FormatOptions& options_;
   std::vector<std::string> splits_;
+  std::vector<std::string> files_;
   std::unordered_map<std::uint64_t, SeenRow> seen_;
 };
 
@@ -99,10 +113,15 @@ std::string histogram(const SplitReport& report, int max_seq_length) {
 std::string problem_lines(const SplitReport& report) {
   std::string text;
   for (const auto& problem : report.bad.first) {
-    text += fmt::format("  {}:{}: {}\n", report.path, problem.line, problem.what);
+    text += fmt::format("  {}:{}: {}\n", problem.file.empty() ? report.path : problem.file, problem.line,
+                        problem.what);
   }
   const auto more = report.bad.count - static_cast<std::int64_t>(report.bad.first.size());
   return text + (more > 0 ? fmt::format("  and {} more malformed rows\n", with_commas(more)) : "");
+}
+
+std::string shown(const Duplicates::Place& place) {
+  return place.file.empty() ? fmt::format("line {}", place.line) : fmt::format("{}:{}", place.file, place.line);
 }
 
 } // namespace
@@ -119,7 +138,13 @@ Json DataCheck::to_json() const {
   for (const auto& found : duplicates) {
     Json lines = Json::array();
     for (const auto& [later, earlier] : found.first) {
-      lines.push_back({{"line", later}, {"earlier_line", earlier}});
+      lines.push_back({{"line", later.line}, {"earlier_line", earlier.line}});
+      if (!later.file.empty()) {
+        lines.back()["file"] = later.file;
+      }
+      if (!earlier.file.empty()) {
+        lines.back()["earlier_file"] = earlier.file;
+      }
     }
     json["duplicates"].push_back(
         {{"split", found.split}, {"earlier_split", found.before}, {"count", found.count}, {"first", lines}});
@@ -146,11 +171,12 @@ std::string DataCheck::to_text() const {
     text += problem_lines(split);
   }
   for (const auto& found : duplicates) {
-    const auto& [later, earlier] = found.first.front();
+    const auto later = shown(found.first.front().first);
+    const auto earlier = shown(found.first.front().second);
     text += found.split == found.before
-                ? fmt::format("{}: {} rows repeat an earlier one (line {} repeats line {})\n", found.split,
+                ? fmt::format("{}: {} rows repeat an earlier one ({} repeats {})\n", found.split,
                               with_commas(found.count), later, earlier)
-                : fmt::format("{}: {} rows are in {} as well (line {} is line {} there)\n", found.split,
+                : fmt::format("{}: {} rows are in {} as well ({} is {} there)\n", found.split,
                               with_commas(found.count), found.before, later, earlier);
   }
   if (duplicates.empty()) {
@@ -170,15 +196,13 @@ DataCheck check_data(const RunConfig& given, const std::shared_ptr<const Tokeniz
   check.tokenized = tokenizer != nullptr;
   check.max_seq_length = config.max_seq_length;
   RowScan scan(options.format);
-  for (const auto& [split, path] : {std::pair<const char*, const fs::path&>{"train", files.train},
-                                    {"valid", files.valid},
-                                    {"test", files.test}}) {
-    if (path.empty()) {
+  for (const char* split : {"train", "valid", "test"}) {
+    if (files.of(split).empty()) {
       continue;
     }
-    check.splits.push_back(scan.scan(path, split));
+    check.splits.push_back(scan.scan(files.of(split), split));
     if (tokenizer) {
-      check.splits.back() = prepare_split(path, split, config, tokenizer, model_vocab_size).report;
+      check.splits.back() = prepare_split(config.data, split, config, tokenizer, model_vocab_size).report;
     }
   }
   check.duplicates = std::move(scan.duplicates);

@@ -19,7 +19,11 @@ struct Duplicates {
   std::string split;  // of the later one
   std::string before; // of the earlier one; the same split, or another
   std::int64_t count = 0;
-  std::vector<std::pair<std::int64_t, std::int64_t>> first; // lines of the later and the earlier, ten at most
+  struct Place {
+    std::string file; // of several; empty where the split is one file
+    std::int64_t line = 0;
+  };
+  std::vector<std::pair<Place, Place>> first; // the later and the earlier, ten at most
 };
 
 struct DataCheck {

@@ -15,7 +15,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/data/epoch_plan.h"
-#include "temper/data/prepared_data.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/row_source.h"
 #include "temper/data/tokenize.h"
 
@@ -86,15 +86,15 @@ class Preparation {
 
  private:
   void read(const fs::path& given) {
-    const auto path = find_splits(given).train;
-    if (path.empty()) {
+    const auto files = find_splits(given).train;
+    if (files.empty()) {
       throw DataError(given.string() + ": the folder has no train file; name the file itself");
     }
     SourceRows source;
-    source.format = choose_format(path, options_.format);
-    source.rows = open_rows(path, options_.format.text_feature);
+    source.format = one_format(files);
+    source.rows = open_rows(files, options_.format.text_feature);
     PrepareReport::Source report;
-    report.path = path.string();
+    report.path = describe_files(files);
     report.format = to_string(source.format);
     RawRow raw;
     while (source.rows->next(raw)) {
@@ -108,14 +108,28 @@ class Preparation {
         source.usable.push_back(raw);
       } catch (const RowError& error) {
         report.bad.add(raw.line, error.what());
+        if (report.bad.count == 1) {
+          report.bad.first.front().file = files[raw.file].string();
+        }
         refuse_bad_row(report);
       }
     }
     if (source.usable.empty() && report.duplicates == 0) {
-      throw DataError(path.string() + ": no row is left of " + with_commas(report.rows));
+      throw DataError(report.path + ": no row is left of " + with_commas(report.rows));
     }
     sources_.push_back(std::move(source));
     report_.sources.push_back(std::move(report));
+  }
+
+  RowFormat one_format(const std::vector<fs::path>& files) const {
+    const auto format = choose_format(files.front(), options_.format);
+    for (const auto& file : files) {
+      if (choose_format(file, options_.format) != format) {
+        throw DataError(file.string() + ": its rows are of another format than those of " +
+                        files.front().string() + "; name the two as sources of their own");
+      }
+    }
+    return format;
   }
 
   void refuse_bad_row(const PrepareReport::Source& source) const {
@@ -127,7 +141,7 @@ class Preparation {
     const std::string advice = options_.skip_bad_rows
                                    ? "more than max_bad_rows " + std::to_string(allowed) + " rows are malformed"
                                    : "mend the file, or leave such rows out with --on-bad-row skip";
-    throw DataError(source.path + ":" + std::to_string(first.line) + ": " + first.what + " (" + advice + ")");
+    throw DataError(first.file + ":" + std::to_string(first.line) + ": " + first.what + " (" + advice + ")");
   }
 
   std::int64_t usable_rows(std::size_t source) const {

@@ -1,6 +1,7 @@
 #include "temper/data/data_preview.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "temper/data/row_source.h"
@@ -69,17 +70,22 @@ std::string PreviewRow::to_text(const std::string& open, const std::string& clos
   return text;
 }
 
-std::vector<PreviewRow> preview_rows(const std::filesystem::path& path,
+std::vector<PreviewRow> preview_rows(const std::vector<std::filesystem::path>& files,
                                      const std::shared_ptr<const Tokenizer>& tokenizer,
                                      const DataOptions& options, int count, int skip) {
-  const auto format = choose_format(path, options.format);
-  const auto source = open_rows(path, options.format.text_feature);
+  const auto source = open_rows(files, options.format.text_feature);
   const RowEncoder encoder(tokenizer, options.encode);
   std::vector<PreviewRow> previews;
+  std::optional<std::size_t> file;
+  RowFormat format = RowFormat::text;
   RawRow raw;
   for (int row = 0; static_cast<int>(previews.size()) < count && source->next(raw); ++row) {
     if (row < skip) {
       continue;
+    }
+    if (file != raw.file) {
+      file = raw.file;
+      format = choose_format(files[raw.file], options.format);
     }
     PreviewRow preview;
     try {
@@ -88,6 +94,7 @@ std::vector<PreviewRow> preview_rows(const std::filesystem::path& path,
     } catch (const RowError& error) {
       preview.problem = error.what();
     }
+    preview.file = files[raw.file].string();
     preview.line = raw.line;
     previews.push_back(std::move(preview));
   }

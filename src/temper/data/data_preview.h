@@ -19,6 +19,7 @@ struct PreviewSegment {
 };
 
 struct PreviewRow {
+  std::string file;
   std::int64_t line = 0;
   std::vector<PreviewSegment> segments; // in order, supervised or not in turn
   std::int64_t num_tokens = 0;          // after the cut
@@ -31,8 +32,8 @@ struct PreviewRow {
   std::string to_text(const std::string& open, const std::string& close) const;
 };
 
-// `count` rows of the file after the first `skip`. Throws as tokenize_file does for the file as a whole.
-std::vector<PreviewRow> preview_rows(const std::filesystem::path& path,
+// `count` rows of the files after the first `skip`. Throws as tokenize_file does for a file as a whole.
+std::vector<PreviewRow> preview_rows(const std::vector<std::filesystem::path>& files,
                                      const std::shared_ptr<const Tokenizer>& tokenizer,
                                      const DataOptions& options, int count, int skip = 0);
 

@@ -90,7 +90,7 @@ class DelimitedSource : public RowSource {
       line_ += std::count(text_.begin() + static_cast<std::ptrdiff_t>(begin),
                           text_.begin() + static_cast<std::ptrdiff_t>(record.end), '\n');
       at_ = record.end;
-      row = {line, text_.substr(begin, record.text_end - begin)};
+      row = {line, text_.substr(begin, record.text_end - begin), nullptr};
       if (!row.text.empty() && row.text != "\r") {
         return true;
       }

@@ -11,12 +11,12 @@
 #include "temper/base/files.h"
 #include "temper/base/log.h"
 #include "temper/data/content_hash.h"
-#include "temper/data/data_options.h"
+#include "temper/data/data_parts.h"
 #include "temper/data/epoch_plan.h"
 #include "temper/data/file_hash.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/token_cache.h"
 #include "temper/data/tokenize.h"
-#include "temper/net/hub_cache.h"
 
 namespace temper {
 namespace {
@@ -198,18 +198,6 @@ void check_vocabulary(const PreparedSplit& split, int vocab_size) {
   }
 }
 
-PreparedSplit prepare_file(const fs::path& path, const std::string& split,
-                           std::shared_ptr<const Tokenizer> tokenizer, const DataOptions& options,
-                           int vocab_size) {
-  auto prepared = SplitPreparation(path, split, std::move(tokenizer), options).run();
-  check_vocabulary(prepared, vocab_size);
-  log::info(prepared.report.summary());
-  for (const auto& line : prepared.report.warnings()) {
-    log::warn(line);
-  }
-  return prepared;
-}
-
 // Examples, tokens and targets of a part of a file's data.
 SplitReport report_of_part(SplitReport report, const TokenDataset& part) {
   report.examples = static_cast<std::int64_t>(part.size());
@@ -260,34 +248,65 @@ void keep_dataset_size(PreparedSplit& train, const RunConfig& config) {
   log::info("train: " + with_commas(config.dataset_size) + " of the examples are used (dataset_size)");
 }
 
-// mlx-lm's `hf_dataset`: local data, or a name on the hub.
-RunConfig with_hf_dataset(RunConfig config) {
-  Json& set = config.hf_dataset;
-  if (set.is_null()) {
-    return config;
+PreparedSplit prepare_split_files(const std::vector<fs::path>& files, const std::string& split,
+                                  const std::shared_ptr<const Tokenizer>& tokenizer, const DataOptions& options,
+                                  int vocab_size) {
+  std::vector<std::shared_ptr<const TokenDataset>> data;
+  std::vector<SplitReport> reports;
+  for (const auto& file : files) {
+    auto prepared = SplitPreparation(file, split, tokenizer, options).run();
+    check_vocabulary(prepared, vocab_size);
+    data.push_back(std::move(prepared.data));
+    reports.push_back(std::move(prepared.report));
   }
-  if (set.is_array() && set.size() == 1) {
-    set = Json(set[0]);
+  return {make_concatenation(std::move(data)), join_reports(std::move(reports), describe_files(files))};
+}
+
+// The rows that a range leaves. Rows that made no example count for nothing: there are none with a full file.
+void keep_range(PreparedSplit& split, const RowRange& range) {
+  const auto [from, to] = range.of(split.data->size());
+  if (from == to) {
+    throw DataError(split.report.path + ": the split asked for has none of its " +
+                    with_commas(static_cast<std::int64_t>(split.data->size())) + " examples");
   }
-  const auto path = set.is_string() ? set.get<std::string>()
-                    : set.is_object() && set.contains("path") && set["path"].is_string()
-                        ? set["path"].get<std::string>()
-                        : std::string();
-  std::error_code ignored;
-  const bool is_here = !path.empty() && fs::exists(path, ignored);
-  if (!is_here && (path.empty() || !parse_hub_name(path))) {
-    throw ConfigError("hf_dataset: " +
-                      (path.empty() ? "one object with a path is supported"
-                                    : "'" + path + "' is neither a folder or file here nor a name on the hub"));
+  std::vector<std::uint32_t> indices(to - from);
+  std::iota(indices.begin(), indices.end(), static_cast<std::uint32_t>(from));
+  split.data = make_subset(split.data, std::move(indices));
+  split.report = report_of_part(std::move(split.report), *split.data);
+}
+
+void log_report(const SplitReport& report) {
+  log::info(report.summary());
+  for (const auto& line : report.warnings()) {
+    log::warn(line);
   }
-  config.data = is_here || path.starts_with("hf://") ? path : "hf://datasets/" + path;
-  if (set.is_object()) {
-    config.prompt_feature = set.value("prompt_feature", config.prompt_feature);
-    config.completion_feature = set.value("completion_feature", config.completion_feature);
-    config.text_feature = set.value("text_feature", config.text_feature);
-    config.chat_feature = set.value("chat_feature", config.chat_feature);
+}
+
+// One split of all parts; without data if no part has it.
+PreparedSplit prepare_parts(const std::vector<DataPart>& parts, std::vector<SplitPart> DataPart::*split,
+                            const std::string& name, const std::shared_ptr<const Tokenizer>& tokenizer,
+                            int vocab_size) {
+  std::vector<std::shared_ptr<const TokenDataset>> data;
+  std::vector<SplitReport> reports;
+  std::vector<fs::path> files;
+  for (const auto& part : parts) {
+    for (const auto& piece : part.*split) {
+      auto prepared = prepare_split_files(piece.files, name, tokenizer, part.options, vocab_size);
+      if (!piece.range.is_all()) {
+        keep_range(prepared, piece.range);
+      }
+      data.push_back(std::move(prepared.data));
+      reports.push_back(std::move(prepared.report));
+      files.insert(files.end(), piece.files.begin(), piece.files.end());
+    }
   }
-  return config;
+  if (data.empty()) {
+    return {};
+  }
+  PreparedSplit joined{make_concatenation(std::move(data)),
+                       join_reports(std::move(reports), describe_files(files))};
+  log_report(joined.report);
+  return joined;
 }
 
 } // namespace
@@ -300,34 +319,36 @@ Json PreparedData::to_json() const {
   return {{"fingerprint", fingerprint}, {"splits", std::move(splits)}};
 }
 
-PreparedData prepare_data(const RunConfig& given, std::shared_ptr<const Tokenizer> tokenizer,
+PreparedData prepare_data(const RunConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
                           int model_vocab_size) {
-  const RunConfig config = with_hf_dataset(given);
-  const auto options = data_options(config);
-  const auto files = find_splits(config.data);
-  if (config.train && files.train.empty()) {
-    throw DataError(config.data + ": the folder has no train file (.jsonl, .json, .csv, .tsv or .txt)");
+  const auto parts = data_parts(config);
+  const auto prepare = [&](std::vector<SplitPart> DataPart::*split, const char* name) {
+    return prepare_parts(parts, split, name, tokenizer, model_vocab_size);
+  };
+  const auto none_of = [&](std::vector<SplitPart> DataPart::*split) {
+    return std::ranges::all_of(parts, [&](const auto& part) { return (part.*split).empty(); });
+  };
+  const std::string place = config.hf_dataset.is_null() ? config.data : "hf_dataset";
+  if (config.train && none_of(&DataPart::train)) {
+    throw DataError(place + ": the folder has no train file (.jsonl, .json, .csv, .tsv, .txt or .parquet)");
   }
-  if (config.test && files.test.empty()) {
-    throw DataError(config.data + ": --test needs a test file (.jsonl, .json, .csv, .tsv or .txt) in a folder");
+  if (config.test && none_of(&DataPart::test)) {
+    throw DataError(place + ": --test needs a test file (.jsonl, .json, .csv, .tsv, .txt or .parquet) " +
+                    "in a folder");
   }
   PreparedSplit train;
   PreparedSplit valid;
   PreparedSplit test;
-  const auto prepare = [&](const fs::path& path, const char* split) {
-    return prepare_file(path, split, tokenizer, options, model_vocab_size);
-  };
   if (config.train) {
-    train = prepare(files.train, "train");
-    if (!files.valid.empty()) {
-      valid = prepare(files.valid, "valid");
-    } else if (config.valid_fraction > 0) {
+    train = prepare(&DataPart::train, "train");
+    valid = prepare(&DataPart::valid, "valid");
+    if (!valid.data && config.valid_fraction > 0) {
       split_off_valid(train, valid, config);
     }
     keep_dataset_size(train, config);
   }
   if (config.test) {
-    test = prepare(files.test, "test");
+    test = prepare(&DataPart::test, "test");
   }
   PreparedData prepared{train.data, valid.data, test.data, {}, {}};
   ContentHash fingerprint;
@@ -341,12 +362,13 @@ PreparedData prepare_data(const RunConfig& given, std::shared_ptr<const Tokenize
   return prepared;
 }
 
-PreparedSplit prepare_split(const fs::path& path, const std::string& split, const RunConfig& config,
+PreparedSplit prepare_split(const fs::path& data, const std::string& split, const RunConfig& config,
                             std::shared_ptr<const Tokenizer> tokenizer, int model_vocab_size) {
-  const auto options = data_options(config);
-  const auto file = split_file(path, split);
-  const auto name = !split.empty() ? split : file == find_splits(path).valid ? "valid" : "test";
-  return prepare_file(file, name, std::move(tokenizer), options, model_vocab_size);
+  const auto files = split_files(data, split);
+  const auto name = !split.empty() ? split : files == find_splits(data).valid ? "valid" : "test";
+  auto prepared = prepare_split_files(files, name, tokenizer, data_options(config), model_vocab_size);
+  log_report(prepared.report);
+  return prepared;
 }
 
 } // namespace temper

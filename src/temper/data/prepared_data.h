@@ -36,25 +36,9 @@ struct PreparedSplit {
   SplitReport report;
 };
 
-// One split for evaluation: `path` is a file, or a folder of which the test file is taken, else the valid
-// one; or `split` if it is not empty. Throws as prepare_data does.
-PreparedSplit prepare_split(const std::filesystem::path& path, const std::string& split,
+// One split for evaluation: the files that split_files (find_splits.h) finds. Throws as prepare_data does.
+PreparedSplit prepare_split(const std::filesystem::path& data, const std::string& split,
                             const RunConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
                             int model_vocab_size);
-
-// The files of a folder's splits; empty paths where there is none.
-struct SplitFiles {
-  std::filesystem::path train;
-  std::filesystem::path valid;
-  std::filesystem::path test;
-};
-
-// `path`: a folder, or one file, which is then train. Names: train; valid, validation, val, dev; test.
-// Throws DataError if `path` does not exist, holds none of them, or two files for one split.
-SplitFiles find_splits(const std::filesystem::path& path);
-
-// The file of one split: `path` itself if it is a file. `split`: train, valid or test; empty: test, else
-// valid. Throws DataError if there is none.
-std::filesystem::path split_file(const std::filesystem::path& path, const std::string& split);
 
 } // namespace temper

@@ -10,6 +10,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/data/delimited_rows.h"
+#include "temper/data/parquet_rows.h"
 
 namespace temper {
 namespace {
@@ -102,7 +103,7 @@ class Lines {
         line.remove_suffix(1);
       }
       if (!is_blank(line)) {
-        row = {line_, line};
+        row = {line_, line, nullptr};
         return true;
       }
     }
@@ -166,12 +167,12 @@ class JsonArraySource : public RowSource {
     }
     skip_separators();
     if (ended_) { // what follows the array is one row, which parse() refuses
-      row = {line_, text_.substr(at_)};
+      row = {line_, text_.substr(at_), nullptr};
       return !is_blank(row.text.substr(1));
     }
     if (at_ >= text_.size()) {
       ended_ = true;
-      row = {line_, {}};
+      row = {line_, {}, nullptr};
       return true; // an empty row, which parse() refuses as well
     }
     row.line = line_;
@@ -229,6 +230,34 @@ class JsonArraySource : public RowSource {
   bool ended_ = false;
 };
 
+class SeveralFiles : public RowSource {
+ public:
+  SeveralFiles(std::vector<fs::path> paths, std::string text_key)
+      : paths_(std::move(paths)), text_key_(std::move(text_key)), sources_(paths_.size()) {
+  }
+  bool next(RawRow& row) override {
+    for (; at_ < paths_.size(); ++at_) {
+      if (sources_[at_] == nullptr) {
+        sources_[at_] = open_rows(paths_[at_], text_key_);
+      }
+      if (sources_[at_]->next(row)) {
+        row.file = at_;
+        return true;
+      }
+    }
+    return false;
+  }
+  Json parse(const RawRow& row) const override {
+    return sources_[row.file]->parse(row);
+  }
+
+ private:
+  std::vector<fs::path> paths_;
+  std::string text_key_;
+  std::vector<std::unique_ptr<RowSource>> sources_;
+  std::size_t at_ = 0;
+};
+
 std::string extension_of(const fs::path& path) {
   auto extension = path.extension().string();
   std::ranges::transform(extension, extension.begin(),
@@ -236,7 +265,8 @@ std::string extension_of(const fs::path& path) {
   return extension;
 }
 
-constexpr std::array<std::string_view, 6> kExtensions = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt"};
+constexpr std::array<std::string_view, 7> kExtensions = {".jsonl", ".ndjson", ".json",   ".csv",
+                                                         ".tsv",   ".txt",    ".parquet"};
 
 // Bytes of a byte order mark to skip. Throws DataError for UTF-16 and for a file without content.
 std::size_t check_start(std::string_view text, const fs::path& path) {
@@ -265,10 +295,18 @@ Json parse_row(std::string_view text) {
   return row;
 }
 
+std::unique_ptr<RowSource> open_rows(const std::vector<fs::path>& paths, const std::string& text_key) {
+  return std::make_unique<SeveralFiles>(paths, text_key);
+}
+
 std::unique_ptr<RowSource> open_rows(const fs::path& path, const std::string& text_key) {
   const auto extension = extension_of(path);
   if (!is_data_file(path)) {
-    throw DataError(path.string() + ": unknown kind of data file; use .jsonl, .json, .csv, .tsv or .txt");
+    throw DataError(path.string() +
+                    ": unknown kind of data file; use .jsonl, .json, .csv, .tsv, .txt or .parquet");
+  }
+  if (extension == ".parquet") {
+    return open_parquet_rows(path);
   }
   MappedFile file(path);
   const auto text = file.text();

@@ -14,7 +14,11 @@ namespace {
 Json list_json(const RowList& list) {
   Json first = Json::array();
   for (const auto& problem : list.first) {
-    first.push_back({{"line", problem.line}, {"what", problem.what}});
+    Json json{{"line", problem.line}, {"what", problem.what}};
+    if (!problem.file.empty()) {
+      json["file"] = problem.file;
+    }
+    first.push_back(std::move(json));
   }
   return {{"count", list.count}, {"first", std::move(first)}};
 }
@@ -23,7 +27,8 @@ RowList list_from(const Json& json) {
   RowList list;
   list.count = json.at("count").get<std::int64_t>();
   for (const auto& problem : json.at("first")) {
-    list.first.push_back({problem.at("line").get<std::int64_t>(), problem.at("what").get<std::string>()});
+    list.first.push_back({problem.at("line").get<std::int64_t>(), problem.at("what").get<std::string>(),
+                          problem.value("file", std::string())});
   }
   return list;
 }
@@ -31,9 +36,11 @@ RowList list_from(const Json& json) {
 // "train.jsonl:7, :12, :30 ..."
 std::string places(const std::string& path, const RowList& list) {
   std::string text;
+  std::string named;
   for (const auto& problem : list.first) {
-    text +=
-        (text.empty() ? path : std::string(",")) + (text.empty() ? ":" : " :") + std::to_string(problem.line);
+    const auto& file = problem.file.empty() ? path : problem.file;
+    text += (text.empty() ? "" : ", ") + (file == named ? "" : file) + ":" + std::to_string(problem.line);
+    named = file;
   }
   return text + (list.count > static_cast<std::int64_t>(list.first.size()) ? " ..." : "");
 }
@@ -44,6 +51,15 @@ void RowList::add(std::int64_t line, std::string what) {
   ++count;
   if (first.size() < kKept) {
     first.push_back({line, std::move(what)});
+  }
+}
+
+void RowList::append(const RowList& other, const std::string& file) {
+  count += other.count;
+  for (const auto& problem : other.first) {
+    if (first.size() < kKept) {
+      first.push_back({problem.line, problem.what, file});
+    }
   }
 }
 
@@ -109,6 +125,39 @@ SplitReport SplitReport::from_json(const Json& json) {
   } catch (const Json::exception& error) {
     throw DataError(std::string("a data report is damaged: ") + error.what());
   }
+}
+
+SplitReport join_reports(std::vector<SplitReport> reports, const std::string& path) {
+  if (reports.size() == 1) {
+    return std::move(reports.front());
+  }
+  SplitReport all;
+  all.split = reports.front().split;
+  all.path = path;
+  all.format = reports.front().format;
+  all.format_detected = reports.front().format_detected;
+  all.from_cache = true;
+  for (const auto& report : reports) {
+    all.format = report.format == all.format ? all.format : "several formats";
+    all.rows += report.rows;
+    all.examples += report.examples;
+    all.tokens += report.tokens;
+    all.supervised += report.supervised;
+    all.longest = std::max(all.longest, report.longest);
+    all.max_token_id = std::max(all.max_token_id, report.max_token_id);
+    all.never_stops += report.never_stops;
+    all.seconds += report.seconds;
+    all.from_cache = all.from_cache && report.from_cache;
+    all.lengths.resize(std::max(all.lengths.size(), report.lengths.size()), 0);
+    for (std::size_t bin = 0; bin < report.lengths.size(); ++bin) {
+      all.lengths[bin] += report.lengths[bin];
+    }
+    all.bad.append(report.bad, report.path);
+    all.truncated.append(report.truncated, report.path);
+    all.dropped.append(report.dropped, report.path);
+    all.unsupervised.append(report.unsupervised, report.path);
+  }
+  return all;
 }
 
 std::string SplitReport::summary() const {

@@ -13,6 +13,7 @@ namespace temper {
 struct RowProblem {
   std::int64_t line = 0;
   std::string what;
+  std::string file = {}; // of several; empty where there is one
 };
 
 // A count of rows and the first ten of them.
@@ -22,6 +23,8 @@ struct RowList {
   std::vector<RowProblem> first;
 
   void add(std::int64_t line, std::string what);
+  // Those of one of several files.
+  void append(const RowList& other, const std::string& file);
 };
 
 struct SplitReport {
@@ -53,6 +56,9 @@ struct SplitReport {
   // What deserves a warning, a line each.
   std::vector<std::string> warnings() const;
 };
+
+// The reports of a split's files as that of the split; `path` is what stands for all files.
+SplitReport join_reports(std::vector<SplitReport> reports, const std::string& path);
 
 // 1234567 -> "1,234,567".
 std::string with_commas(std::int64_t value);

@@ -1,5 +1,7 @@
 #include "temper/data/token_dataset.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "temper/base/error.h"
@@ -87,6 +89,52 @@ class SubsetDataset : public TokenDataset {
   std::string fingerprint_;
 };
 
+class Concatenation : public TokenDataset {
+ public:
+  explicit Concatenation(std::vector<std::shared_ptr<const TokenDataset>> parts) : parts_(std::move(parts)) {
+    ContentHash hash;
+    for (const auto& part : parts_) {
+      hash.add_text(part->fingerprint());
+      size_ += part->size();
+      ends_.push_back(size_);
+    }
+    if (size_ > std::numeric_limits<std::uint32_t>::max()) {
+      throw DataError("the data set has more than 4,294,967,295 examples; train on a part of it");
+    }
+    fingerprint_ = hash.hex();
+  }
+
+  std::size_t size() const override {
+    return size_;
+  }
+  ExampleView operator[](std::size_t index) const override {
+    const auto [part, within] = place(index);
+    return (*parts_[part])[within];
+  }
+  std::size_t length(std::size_t index) const override {
+    const auto [part, within] = place(index);
+    return parts_[part]->length(within);
+  }
+  std::int64_t line(std::size_t index) const override {
+    const auto [part, within] = place(index);
+    return parts_[part]->line(within);
+  }
+  const std::string& fingerprint() const override {
+    return fingerprint_;
+  }
+
+ private:
+  std::pair<std::size_t, std::size_t> place(std::size_t index) const {
+    const auto part = static_cast<std::size_t>(std::ranges::upper_bound(ends_, index) - ends_.begin());
+    return {part, part == 0 ? index : index - ends_[part - 1]};
+  }
+
+  std::vector<std::shared_ptr<const TokenDataset>> parts_;
+  std::vector<std::size_t> ends_; // of each part, in examples
+  std::size_t size_ = 0;
+  std::string fingerprint_;
+};
+
 } // namespace
 
 std::int64_t TokenDataset::line(std::size_t /*index*/) const {
@@ -101,6 +149,13 @@ std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> exam
 std::shared_ptr<const TokenDataset> make_subset(std::shared_ptr<const TokenDataset> base,
                                                 std::vector<std::uint32_t> indices) {
   return std::make_shared<SubsetDataset>(std::move(base), std::move(indices));
+}
+
+std::shared_ptr<const TokenDataset> make_concatenation(std::vector<std::shared_ptr<const TokenDataset>> parts) {
+  if (parts.size() == 1) {
+    return std::move(parts.front());
+  }
+  return std::make_shared<Concatenation>(std::move(parts));
 }
 
 } // namespace temper

@@ -35,4 +35,8 @@ std::shared_ptr<const TokenDataset> make_token_dataset(std::vector<Example> exam
 std::shared_ptr<const TokenDataset> make_subset(std::shared_ptr<const TokenDataset> base,
                                                 std::vector<std::uint32_t> indices);
 
+// All of the parts' examples, one part after another, without copying them. One part alone is itself.
+// Throws DataError for 2^32 examples or more.
+std::shared_ptr<const TokenDataset> make_concatenation(std::vector<std::shared_ptr<const TokenDataset>> parts);
+
 } // namespace temper

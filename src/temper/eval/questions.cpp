@@ -5,6 +5,7 @@
 
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
+#include "temper/data/find_splits.h"
 #include "temper/data/row_source.h"
 #include "temper/data/tokenize.h"
 #include "temper/eval/text_metrics.h"
@@ -60,25 +61,32 @@ Question make_question(const Tokenizer& tokenizer, const Record& record) {
 
 } // namespace
 
-std::vector<Question> read_questions(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                     const DataOptions& options, std::size_t limit) {
-  const auto format = choose_format(path, options.format);
-  const auto source = open_rows(path, options.format.text_feature);
+std::vector<Question> read_questions(const std::vector<std::filesystem::path>& files,
+                                     const Tokenizer& tokenizer, const DataOptions& options,
+                                     std::size_t limit) {
+  const auto source = open_rows(files, options.format.text_feature);
   std::vector<Question> questions;
+  std::optional<std::size_t> file;
+  RowFormat format = RowFormat::text;
   RawRow raw;
   while ((limit == 0 || questions.size() < limit) && source->next(raw)) {
+    if (file != raw.file) {
+      file = raw.file;
+      format = choose_format(files[raw.file], options.format);
+    }
     try {
       auto question = make_question(tokenizer, read_record(source->parse(raw), format, options.format));
+      question.file = files[raw.file].string();
       question.line = raw.line;
       questions.push_back(std::move(question));
     } catch (const RowError& error) {
       if (!options.skip_bad_rows || format == RowFormat::text) {
-        throw DataError(path.string() + ":" + std::to_string(raw.line) + ": " + error.what());
+        throw DataError(files[raw.file].string() + ":" + std::to_string(raw.line) + ": " + error.what());
       }
     }
   }
   if (questions.empty()) {
-    throw DataError(path.string() + ": no row asks anything");
+    throw DataError(describe_files(files) + ": no row asks anything");
   }
   return questions;
 }

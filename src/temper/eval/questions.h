@@ -16,16 +16,18 @@
 namespace temper {
 
 struct Question {
+  std::string file;
   std::int64_t line = 0;            // in the file
   std::string text;                 // what is asked: the prompt, or the last message before the answer
   std::vector<std::int32_t> prompt; // everything before the answer, rendered as for training
   std::string reference;            // the answer: the completion, or the last assistant message
 };
 
-// The first `limit` (0: all) rows of `path` that ask something. Malformed rows are skipped if the options
+// The first `limit` (0: all) rows of the files that ask something. Malformed rows are skipped if the options
 // allow it. Throws DataError (file:line) for a row that can't be used; for plain text, which asks nothing.
-std::vector<Question> read_questions(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                     const DataOptions& options, std::size_t limit = 0);
+std::vector<Question> read_questions(const std::vector<std::filesystem::path>& files,
+                                     const Tokenizer& tokenizer, const DataOptions& options,
+                                     std::size_t limit = 0);
 
 struct AnswerScores {
   std::vector<std::string> answers;                    // in the questions' order

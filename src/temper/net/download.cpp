@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 // The bytes that are here, with their running sum.
 class PartFile {
  public:
-  explicit PartFile(const Download& download) : name_(download.name), path_(incomplete_path(download.path)) {
+  explicit PartFile(const Download& download)
+      : name_(download.name), cache_variable_(download.cache_variable), path_(incomplete_path(download.path)) {
     fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd_ < 0) {
       fail(errno);
@@ -97,13 +98,13 @@ class PartFile {
   [[noreturn]] void fail(int error) const {
     const bool is_full = error == ENOSPC || error == EDQUOT || error == EFBIG;
     throw IoError(name_ + ": cannot write " + path_.string() + ": " + std::strerror(error) +
-                  (is_full
-                       ? "; make room or set HF_HUB_CACHE to a larger disk, then run this again: it goes on "
-                         "from here"
-                       : ""));
+                  (is_full ? "; make room or set " + cache_variable_ +
+                                 " to a larger disk, then run this again: it goes on from here"
+                           : ""));
   }
 
   std::string name_;
+  std::string cache_variable_;
   fs::path path_;
   int fd_ = -1;
   std::int64_t size_ = 0;
@@ -128,6 +129,9 @@ HttpResponse fetch_rest(HttpClient& client, const Download& download, PartFile& 
   request.url = download.url;
   request.token = download.token;
   request.offset = part.size();
+  if (download.headers) {
+    request.headers = download.headers();
+  }
   auto response = client.try_once(request, [&](const HttpResponse& head, std::string_view piece) {
     if (is_first && part.size() > 0 && (head.status != 206 || range_start(head) != part.size())) {
       if (head.status == 206) {
@@ -148,13 +152,13 @@ HttpResponse fetch_rest(HttpClient& client, const Download& download, PartFile& 
 void check(const Download& download, PartFile& part) {
   if (download.size >= 0 && part.size() != download.size) {
     part.remove();
-    throw IoError(download.name + ": " + std::to_string(part.size()) + " bytes came where the hub announces " +
-                  std::to_string(download.size) + "; they were deleted: run this again");
+    throw IoError(download.name + ": " + std::to_string(part.size()) + " bytes came where " + download.source +
+                  " announces " + std::to_string(download.size) + "; they were deleted: run this again");
   }
   if (!download.sha256.empty() && part.sha256() != download.sha256) {
     part.remove();
-    throw IoError(download.name + ": wrong checksum (sha256 " + part.sha256() + ", the hub announces " +
-                  download.sha256 + "); the file was deleted: run this again");
+    throw IoError(download.name + ": wrong checksum (sha256 " + part.sha256() + ", " + download.source +
+                  " announces " + download.sha256 + "); the file was deleted: run this again");
   }
 }
 
@@ -177,6 +181,9 @@ void download_file(HttpClient& client, const Download& download,
       const auto response = fetch_rest(client, download, part, on_bytes);
       has_come = response.status / 100 == 2;
       if (!has_come && response.status != 416 && !is_busy_status(response.status)) {
+        if (download.refuse) {
+          download.refuse(response);
+        }
         throw IoError(download.name + ": " + origin_of(response.url) + " answered " +
                       std::to_string(response.status) + "; run this again, it goes on where it ended");
       }

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "temper/net/http.h"
 
@@ -17,6 +18,12 @@ struct Download {
   std::filesystem::path path;
   std::int64_t size = -1; // -1: unknown
   std::string sha256;     // empty: only the size is checked
+
+  // For servers other than the hub.
+  std::string source = "the hub";                              // announced the size and the sum
+  std::string cache_variable = "HF_HUB_CACHE";                 // says where the cache is
+  std::function<std::vector<std::string>()> headers = nullptr; // of each request, made for it
+  std::function<void(const HttpResponse&)> refuse = nullptr;   // throws what a 4xx answer means
 };
 
 // Where the bytes are kept until they are all there and right: `path`.incomplete.

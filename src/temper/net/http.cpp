@@ -81,6 +81,8 @@ struct HttpClient::Transfer {
   const BodySink* sink = nullptr;
   std::exception_ptr thrown;
   curl_slist* headers = nullptr;
+  BodySource source;
+  std::string_view body_left; // where there is no source
   char reason[CURL_ERROR_SIZE] = "";
 
   ~Transfer() {
@@ -103,6 +105,21 @@ struct HttpClient::Transfer {
       response.headers[lower(trim(line.substr(0, colon)))] = trim(line.substr(colon + 1));
     }
     return line.size();
+  }
+
+  static std::size_t on_read(char* data, std::size_t size, std::size_t count, void* self) {
+    auto& transfer = *static_cast<Transfer*>(self);
+    try {
+      if (transfer.source) {
+        return transfer.source(data, size * count);
+      }
+      const auto taken = transfer.body_left.copy(data, size * count);
+      transfer.body_left.remove_prefix(taken);
+      return taken;
+    } catch (...) {
+      transfer.thrown = std::current_exception();
+      return CURL_READFUNC_ABORT;
+    }
   }
 
   // An exception must not pass through libcurl's C code: it waits in `thrown`.
@@ -159,6 +176,7 @@ void HttpClient::prepare(const HttpRequest& request, Transfer& transfer) {
   set(CURLOPT_URL, request.url.c_str());
   set(CURLOPT_USERAGENT, ("temper/" + std::string(version())).c_str());
   set(CURLOPT_NOSIGNAL, 1L);
+  set(CURLOPT_PATH_AS_IS, 1L);     // what is signed is what is sent
   set(CURLOPT_FOLLOWLOCATION, 0L); // send() follows: it knows where a token may go
   set(CURLOPT_NOBODY, request.head ? 1L : 0L);
   set(CURLOPT_CONNECTTIMEOUT, static_cast<long>(options_.connect_timeout_s));
@@ -179,7 +197,31 @@ void HttpClient::prepare(const HttpRequest& request, Transfer& transfer) {
   if (request.offset > 0) {
     transfer.add_header("Range: bytes=" + std::to_string(request.offset) + "-");
   }
+  for (const auto& line : request.headers) {
+    transfer.add_header(line);
+  }
+  if (!request.method.empty()) {
+    prepare_body(request, transfer);
+  }
   set(CURLOPT_HTTPHEADER, transfer.headers);
+}
+
+void HttpClient::prepare_body(const HttpRequest& request, Transfer& transfer) {
+  const auto set = [&](CURLoption option, auto value) { curl_api().easy_setopt(handle_, option, value); };
+  transfer.source = request.make_source ? request.make_source() : BodySource();
+  transfer.body_left = request.body;
+  const auto size = request.make_source ? request.body_size : static_cast<std::int64_t>(request.body.size());
+  if (request.method == "PUT") {
+    set(CURLOPT_UPLOAD, 1L);
+    set(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(size));
+  } else {
+    set(CURLOPT_POST, 1L);
+    set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(size));
+  }
+  set(CURLOPT_CUSTOMREQUEST, request.method.c_str());
+  set(CURLOPT_READFUNCTION, &Transfer::on_read);
+  set(CURLOPT_READDATA, static_cast<void*>(&transfer));
+  transfer.add_header("Expect:"); // no server here answers "100 Continue" worth waiting for
 }
 
 // One request, one answer.
@@ -225,6 +267,7 @@ HttpResponse HttpClient::try_once(const HttpRequest& given, const BodySink& sink
     }
     if (leaves) {
       request.token.clear();
+      request.headers.clear();
     }
     request.url = target;
   }

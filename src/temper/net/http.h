@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "temper/base/error.h"
 
@@ -31,12 +32,21 @@ class NetworkError : public IoError {
   Kind kind_;
 };
 
+// The next bytes of a body, up to `size` of them into `data`; their number, 0 at the end.
+using BodySource = std::function<std::size_t(char* data, std::size_t size)>;
+
 struct HttpRequest {
   std::string url;         // http or https
   std::string token;       // bearer token, sent to the scheme, host and port of `url` alone; empty: none
   bool head = false;       // HEAD instead of GET
   std::int64_t offset = 0; // GET asks for the bytes from here on
   bool leave_host = true;  // false: a redirect to another host is itself the answer
+  std::vector<std::string> headers; // further ones, "Name: value"; not sent to another host
+
+  std::string method;         // POST or PUT, with a body; empty: GET or HEAD
+  std::string body;           // in memory
+  std::int64_t body_size = 0; // or from `make_source`, which is asked anew for each attempt and redirect
+  std::function<BodySource()> make_source;
 };
 
 struct HttpResponse {
@@ -99,6 +109,7 @@ class HttpClient {
  private:
   struct Transfer;
   void prepare(const HttpRequest& request, Transfer& transfer);
+  void prepare_body(const HttpRequest& request, Transfer& transfer);
   void hop(const HttpRequest& request, Transfer& transfer);
 
   HttpOptions options_;

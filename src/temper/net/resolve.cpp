@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "temper/base/error.h"
+#include "temper/base/glob.h"
 #include "temper/net/hub.h"
+#include "temper/net/s3.h"
 
 namespace temper {
 namespace {
@@ -74,31 +76,36 @@ bool is_complete_model(const fs::path& folder, ModelFiles files) {
 bool is_data(const std::string& name) {
   static const std::set<std::string> kAbout = {"dataset_infos.json", "dataset_info.json", "requirements.txt",
                                                "LICENSE.txt"};
-  return has_extension(name, {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt"}) &&
+  return has_extension(name, {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet"}) &&
          !kAbout.contains(fs::path(name).filename().string());
 }
 
 bool is_below(const std::string& name, const std::string& path) {
-  return path.empty() || name == path || name.starts_with(path + "/");
+  return path.empty() || name == path || name.starts_with(path + "/") ||
+         (is_glob(path) && glob_match(path, name));
 }
 
-Names choose_data(const HubRepo& repo, const Names& names) {
+Names choose_data(const std::string& what, const std::string& path, const Names& names) {
   Names chosen;
-  bool has_parquet = false;
-  for (const auto& name : names) {
-    if (is_below(name, repo.path)) {
-      has_parquet = has_parquet || name.ends_with(".parquet");
-      if (is_data(name)) {
-        chosen.push_back(name);
-      }
-    }
-  }
+  std::ranges::copy_if(names, std::back_inserter(chosen),
+                       [&](const auto& name) { return is_below(name, path) && is_data(name); });
   if (chosen.empty()) {
-    throw DataError(repo.id + (repo.path.empty() ? "" : "/" + repo.path) +
-                    (has_parquet
-                         ? ": holds Parquet files only, which can't be read yet; save them as .jsonl and "
-                           "give --data that folder"
-                         : ": there is no .jsonl, .json, .csv, .tsv or .txt file"));
+    throw DataError(what + (path.empty() ? "" : "/" + path) +
+                    ": there is no .jsonl, .json, .csv, .tsv, .txt or .parquet file");
+  }
+  if (is_glob(path) || std::ranges::find(chosen, path) != chosen.end()) {
+    return chosen;
+  }
+  // Of a repository with data at its top, or in data/, the rest is not looked at: it need not come.
+  for (const std::string& place : {path, path.empty() ? "data" : path + "/data"}) {
+    const auto begin = place.empty() ? 0 : place.size() + 1;
+    Names direct;
+    std::ranges::copy_if(chosen, std::back_inserter(direct), [&](const auto& name) {
+      return is_below(name, place) && name.find('/', begin) == std::string::npos;
+    });
+    if (!direct.empty()) {
+      return direct;
+    }
   }
   return chosen;
 }
@@ -117,7 +124,7 @@ std::vector<fs::path> data_files(const fs::path& folder) {
 
 // A repository keeps its splits at its top or in data/; one that has a single file needs no names.
 fs::path place_of_data(const fs::path& start) {
-  if (!fs::is_directory(start)) {
+  if (!fs::is_directory(start)) { // one file, or a pattern
     return start;
   }
   const auto files = data_files(start);
@@ -172,6 +179,14 @@ fs::path resolve_model(const std::string& name, const std::string& revision, Mod
 }
 
 fs::path resolve_data(const fs::path& path) {
+  if (path.string().starts_with("s3://")) {
+    const auto address = parse_s3(path.string());
+    return place_of_data(once({"s3 " + address.text(), "", 0}, [&] {
+      return S3(s3_settings_from_environment()).fetch(address, [&](const Names& keys) {
+        return choose_data("s3://" + address.bucket, address.key, keys);
+      });
+    }));
+  }
   if (!path.string().starts_with("hf://")) {
     return path;
   }
@@ -182,8 +197,11 @@ fs::path resolve_data(const fs::path& path) {
   const auto snapshot = once({"data " + repo->id + "/" + repo->path, repo->revision, 0}, [&] {
     return Hub(hub_settings_from_environment())
         .snapshot(
-            *repo, [&](const Names& names) { return choose_data(*repo, names); },
-            [&](const fs::path& folder) { return !data_files(folder / repo->path).empty(); });
+            *repo, [&](const Names& names) { return choose_data(repo->id, repo->path, names); },
+            [&](const fs::path& folder) {
+              return is_glob(repo->path) ? !glob_files((folder / repo->path).string()).empty()
+                                         : !data_files(folder / repo->path).empty();
+            });
   });
   return place_of_data(snapshot / repo->path);
 }

@@ -18,9 +18,10 @@ enum class ModelFiles {
 std::filesystem::path resolve_model(const std::string& name, const std::string& revision = "",
                                     ModelFiles files = ModelFiles::all);
 
-// The same for data: hf://datasets/org/name[@revision][/file or folder] gives the folder with the train, valid
-// and test files (the repository's own or its data/), or the one data file. Anything else comes back as it is.
-// Throws DataError if there is no jsonl, json, csv, tsv or txt file; IoError as above.
+// The same for data: hf://datasets/org/name[@revision][/file, folder or pattern] gives the folder with the
+// train, valid and test files (the repository's own or its data/), the one data file, or the pattern for files
+// here. s3://bucket/key, a folder of keys or a pattern likewise (s3.h). Anything else comes back as it is.
+// Throws DataError if there is no jsonl, json, csv, tsv, txt or parquet file; IoError as above.
 std::filesystem::path resolve_data(const std::filesystem::path& path);
 
 } // namespace temper

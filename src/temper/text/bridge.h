@@ -1,4 +1,4 @@
-// Owning C++ views of rust/temper_bridge.h. For src/temper/text only.
+// Owning C++ views of rust/temper_bridge.h. For the library's own sources only.
 #pragma once
 
 #include <memory>
@@ -30,9 +30,13 @@ struct Deleter {
   void operator()(TemperTemplate* tmpl) const noexcept {
     temper_template_free(tmpl);
   }
+  void operator()(TemperParquet* parquet) const noexcept {
+    temper_parquet_free(parquet);
+  }
 };
 
 using TokenizerPtr = std::unique_ptr<TemperTokenizer, Deleter>;
 using TemplatePtr = std::unique_ptr<TemperTemplate, Deleter>;
+using ParquetPtr = std::unique_ptr<TemperParquet, Deleter>;
 
 } // namespace temper::bridge
