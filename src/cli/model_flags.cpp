@@ -7,6 +7,7 @@
 #include "cli/interrupt.h"
 #include "temper/base/error.h"
 #include "temper/base/units.h"
+#include "temper/io/peft_config.h"
 #include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
@@ -27,6 +28,9 @@ ModelName base_model_of(const std::string& adapter) {
     return {};
   }
   const Json config = read_json(path);
+  if (PeftConfig::describes(config)) {
+    return {peft_base_model(config), ""};
+  }
   return {config.value("model", ""), config.value("revision", "")};
 }
 

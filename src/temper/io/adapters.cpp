@@ -4,6 +4,7 @@
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/io/peft.h"
 #include "temper/io/safetensors.h"
 #include "temper/models/adapter_params.h"
 
@@ -22,6 +23,9 @@ Json read_adapter_config(const fs::path& folder) {
     config = read_json(path);
   } catch (const ConfigError& error) {
     throw CheckpointError(error.what());
+  }
+  if (PeftConfig::describes(config)) {
+    return config;
   }
   if (!config.is_object() || !config.value("fine_tune_type", Json("lora")).is_string() ||
       !config.value("num_layers", Json(-1)).is_number_integer()) {
@@ -96,7 +100,7 @@ void check_tensors(const fs::path& file, const Adapter& adapter, const DecoderSp
       const bool magnitude = name.ends_with(".m") && adapter.fine_tune_type == "lora";
       throw ModelError(file.string() + ": " +
                        (magnitude
-                            ? "tensor " + name + " is DoRA's, but adapter_config.json says fine_tune_type lora"
+                            ? "tensor " + name + " is DoRA's, but adapter_config.json says that it is none"
                         : is_adapter_tensor(name)
                             ? "tensor " + name + " belongs to no layer of this model that can be adapted"
                             : "this model has no tensor " + name));
@@ -105,6 +109,22 @@ void check_tensors(const fs::path& file, const Adapter& adapter, const DecoderSp
       misfit(file, name, array.shape(), it->second);
     }
   }
+}
+
+// All but the tensors of an adapter in mlx-lm's format.
+Adapter describe_adapter(const Json& config, const std::string& origin) {
+  Adapter adapter;
+  adapter.fine_tune_type = config.value("fine_tune_type", "lora");
+  adapter.num_layers = config.value("num_layers", -1);
+  const auto& type = adapter.fine_tune_type;
+  if (type != "lora" && type != "dora" && type != "full") {
+    throw CheckpointError(origin + ": fine_tune_type " + type + " is not supported; use lora, dora or full");
+  }
+  if (type != "full") {
+    adapter.lora = read_lora(config, origin);
+    adapter.lora.dora = type == "dora";
+  }
+  return adapter;
 }
 
 // A layer's parameters come together.
@@ -123,43 +143,8 @@ void check_complete(const fs::path& file, const Adapter& adapter) {
   }
 }
 
-} // namespace
-
-Adapter load_adapter(const fs::path& path, const DecoderSpec& spec) {
-  const bool is_folder = fs::is_directory(path);
-  if (!is_folder && !fs::exists(path)) {
-    throw CheckpointError(path.string() + ": there is no such adapter");
-  }
-  const auto folder = is_folder ? path : path.parent_path();
-  const auto file = is_folder ? path / "adapters.safetensors" : path;
-  const auto config = read_adapter_config(folder);
-  const auto origin = (folder / "adapter_config.json").string();
-
-  Adapter adapter;
-  adapter.fine_tune_type = config.value("fine_tune_type", "lora");
-  adapter.num_layers = config.value("num_layers", -1);
-  adapter.params = read_params(file);
-  const auto& type = adapter.fine_tune_type;
-  if (type != "lora" && type != "dora" && type != "full") {
-    throw CheckpointError(origin + ": fine_tune_type " + type + " is not supported; use lora, dora or full");
-  }
-  if (type != "full") {
-    adapter.lora = read_lora(config, origin);
-    adapter.lora.dora = type == "dora";
-  }
-  check_tensors(file, adapter, spec);
-  check_complete(file, adapter);
-  return adapter;
-}
-
-void make_ready(Adapter& adapter, const Model& model) {
-  adapter.params = forward_params(adapter.params, model.dtype);
-  mx::eval(values(adapter.params));
-  adapter.params.merge(fixed_dora_scales(model.spec, model.params, adapter.lora, adapter.params, model.dtype));
-}
-
-Params load_adapter_params(const fs::path& file, const Params& expected, const LoraConfig& lora) {
-  auto params = read_params(file);
+// Exactly those of `expected`.
+void check_expected(const fs::path& file, const Params& params, const Params& expected) {
   for (const auto& [name, array] : expected) {
     const auto it = params.find(name);
     if (it == params.end()) {
@@ -175,8 +160,67 @@ Params load_adapter_params(const fs::path& file, const Params& expected, const L
                        " is not trained by this run; do keys and num_layers match?");
     }
   }
+}
+
+// Makes each layer's B, meant for `theirs`, one for the scales of `ours`.
+void take_scales(Params& params, const LoraConfig& theirs, const LoraConfig& ours) {
+  for (auto& [name, array] : params) {
+    if (name.ends_with(".lora_b")) {
+      const auto layer = name.substr(0, name.rfind('.'));
+      array = array * (theirs.of(layer).scale / ours.of(layer).scale);
+    }
+  }
+  mx::eval(values(params));
+}
+
+} // namespace
+
+Adapter load_adapter(const fs::path& path, const DecoderSpec& spec) {
+  const bool is_folder = fs::is_directory(path);
+  if (!is_folder && !fs::exists(path)) {
+    throw CheckpointError(path.string() + ": there is no such adapter");
+  }
+  const auto folder = is_folder ? path : path.parent_path();
+  const auto config = read_adapter_config(folder);
+  if (PeftConfig::describes(config)) {
+    const auto file = is_folder ? find_peft_file(path) : path;
+    auto adapter = load_peft_adapter(file, config, spec);
+    check_tensors(file, adapter, spec);
+    check_complete(file, adapter);
+    return adapter;
+  }
+  const auto file = is_folder ? path / "adapters.safetensors" : path;
+  auto adapter = describe_adapter(config, (folder / "adapter_config.json").string());
+  adapter.params = read_params(file);
+  check_tensors(file, adapter, spec);
+  check_complete(file, adapter);
+  return adapter;
+}
+
+void make_ready(Adapter& adapter, const Model& model) {
+  adapter.params = forward_params(adapter.params, model.dtype);
+  mx::eval(values(adapter.params));
+  adapter.params.merge(fixed_dora_scales(model.spec, model.params, adapter.lora, adapter.params, model.dtype));
+}
+
+Params load_adapter_params(const fs::path& file, const Params& expected, const LoraConfig& lora) {
+  auto params = read_params(file);
+  check_expected(file, params, expected);
   carry_scales(params, lora, true);
   return params;
+}
+
+Params load_adapter_start(const fs::path& path, const DecoderSpec& spec, const Params& expected,
+                          const LoraConfig& lora) {
+  const bool is_folder = fs::is_directory(path);
+  const auto config = (is_folder ? path : path.parent_path()) / "adapter_config.json";
+  if (!fs::exists(config) || !PeftConfig::describes(read_adapter_config(config.parent_path()))) {
+    return load_adapter_params(is_folder ? path / "adapters.safetensors" : path, expected, lora);
+  }
+  auto adapter = load_adapter(path, spec);
+  check_expected(path, adapter.params, expected);
+  take_scales(adapter.params, adapter.lora, lora);
+  return adapter.params;
 }
 
 void save_adapter_params(const fs::path& folder, const std::string& file, const Params& params,

@@ -1,6 +1,6 @@
-// Adapters in mlx-lm's format, both ways: adapters.safetensors ("model.layers.0.self_attn.q_proj.lora_a"
-// [I, R], ".lora_b" [R, O], DoRA's ".m" [O]; what was trained whole beside them by the model's own names) and
-// adapter_config.json (fine_tune_type, num_layers, lora_parameters).
+// Adapters: PEFT's are read as well (peft.h); ours are in mlx-lm's format, both ways: adapters.safetensors
+// ("model.layers.0.self_attn.q_proj.lora_a" [I, R], ".lora_b" [R, O], DoRA's ".m" [O]; what was trained whole
+// beside them by the model's own names) and adapter_config.json (fine_tune_type, num_layers, lora_parameters).
 // Format: docs/formats/adapters.md; source: mlx-lm's tuner/utils.py.
 #pragma once
 
@@ -22,8 +22,8 @@ struct Adapter {
   Params params; // evaluated, fp32: factors and whole weights; make_ready() casts and adds to them
 };
 
-// `path`: a folder, or a *.safetensors file beside its adapter_config.json. Throws CheckpointError if a file
-// is missing or unreadable, ModelError naming the tensor that does not fit `spec`.
+// `path`: a folder, or a *.safetensors file beside its adapter_config.json; PEFT's or mlx-lm's. Throws
+// CheckpointError if a file is missing or unreadable, ModelError naming the tensor that does not fit `spec`.
 Adapter load_adapter(const std::filesystem::path& path, const DecoderSpec& spec);
 
 // Prepares a loaded adapter for forward passes of `model`: its dtype, and what DoRA would compute anew each
@@ -34,6 +34,11 @@ void make_ready(Adapter& adapter, const Model& model);
 // `lora` describes.
 Params load_adapter_params(const std::filesystem::path& file, const Params& expected,
                            const LoraConfig& lora = {});
+
+// The same for resume_adapter_file: a file as above, a folder, or PEFT's, whose B are made to fit `lora`'s
+// scales. Throws as load_adapter() does.
+Params load_adapter_start(const std::filesystem::path& path, const DecoderSpec& spec, const Params& expected,
+                          const LoraConfig& lora);
 
 // Writes `file` ("adapters.safetensors", "0000100_adapters.safetensors") into `folder`, atomically. Every layer
 // is written for lora.scale, the one that readers know: B carries what differs in a layer.

@@ -87,7 +87,7 @@ Run prepare(const RunConfig& config) {
   }
   if (!config.resume_adapter_file.empty()) {
     auto& trainable = run.method.trainable;
-    trainable = load_adapter_params(config.resume_adapter_file, trainable, run.method.lora);
+    trainable = load_adapter_start(config.resume_adapter_file, spec, trainable, run.method.lora);
   }
   return run;
 }
