@@ -10,6 +10,7 @@ const std::vector<Verb>& verbs() {
       {"chat", "talk with a model in the terminal", run_chat},
       {"fuse", "merge an adapter into its model", run_fuse},
       {"export", "write a model or an adapter for llama.cpp and Ollama", run_export},
+      {"adapter", "convert adapters from and to PEFT, or add several up", run_adapter},
       {"convert", "quantize or unpack a model, or change its dtype", run_convert},
       {"data", "check, preview and prepare data sets", run_data},
       {"models", "the model families that can be trained, or what a model folder is", run_models},

@@ -5,6 +5,7 @@
 
 namespace temper::cli {
 
+int run_adapter(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
 int run_convert(const Arguments& arguments);
