@@ -1,6 +1,7 @@
 #include "temper/eval/export_gguf.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
@@ -93,12 +94,33 @@ void add_vocabulary(const Vocabulary& vocabulary, GgufMetadata& metadata) {
   metadata.emplace_back("tokenizer.huggingface.json", vocabulary.tokenizer_json);
 }
 
-GgufMetadata general_metadata(const GgufExportOptions& options, const GgufArch& arch, const char* type) {
+// llama.cpp lets spaces after special tokens vanish in models that are called Phi-3, which then must have some
+// tokens: the name says no more and no less than the tokenizer does.
+std::string general_name(std::string name, const Vocabulary& vocabulary) {
+  const auto has = [&](const char* token) {
+    return std::find(vocabulary.tokens.begin(), vocabulary.tokens.end(), token) != vocabulary.tokens.end();
+  };
+  const bool strips =
+      vocabulary.strips_after_specials && has("</s>") && has("<unk>") && has("<s>") && has("<|endoftext|>");
+  auto lower = name;
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  for (const std::string called : {"phi-3", "phi3"}) {
+    const auto at = lower.find(called);
+    if (at != std::string::npos) {
+      return strips ? name : name.replace(at, called.size(), "phi 3");
+    }
+  }
+  return strips ? name + " (Phi-3)" : name;
+}
+
+GgufMetadata general_metadata(const GgufExportOptions& options, const GgufArch& arch, const char* type,
+                              const std::string& name) {
   const auto& recipe = find_gguf_recipe(options.type);
   GgufMetadata metadata;
   metadata.emplace_back("general.architecture", std::string(arch.name));
   metadata.emplace_back("general.type", std::string(type));
-  metadata.emplace_back("general.name", options.name);
+  metadata.emplace_back("general.name", name);
   metadata.emplace_back("general.file_type", recipe.file_type);
   metadata.emplace_back("general.quantization_version", std::uint32_t{2});
   return metadata;
@@ -135,7 +157,7 @@ GgufExportReport export_adapter(const GgufExportOptions& options) {
   report.arch = arch.name;
   auto [pieces, alpha] =
       adapter_pieces(spec, arch, load_adapter(options.adapter, spec), options.adapter.string());
-  auto metadata = general_metadata(options, arch, "adapter");
+  auto metadata = general_metadata(options, arch, "adapter", options.name);
   metadata.emplace_back("adapter.type", std::string("lora"));
   metadata.emplace_back("adapter.lora.alpha", alpha);
   write_gguf(options.out, metadata, typed(options, spec, std::move(pieces), report));
@@ -157,7 +179,7 @@ GgufExportReport export_model(const GgufExportOptions& options) {
   report.arch = arch.name;
   report.notes = gguf_notes(spec, arch);
   report.notes.insert(report.notes.end(), vocabulary.notes.begin(), vocabulary.notes.end());
-  auto metadata = general_metadata(options, arch, "model");
+  auto metadata = general_metadata(options, arch, "model", general_name(options.name, vocabulary));
   for (auto& entry : gguf_hparams(spec, arch)) {
     metadata.push_back(std::move(entry));
   }

@@ -86,6 +86,8 @@ std::string missing_feature(const DecoderSpec& spec, const GgufArch& arch) {
       {!arch.longrope && rope == RopeType::longrope, "rope of type longrope"},
       {rope == RopeType::dynamic, "rope of type dynamic"},
       {!has_usual_ropes(spec, arch), "this choice of layers without rope"},
+      {spec.activation == Activation::clamped_swiglu && spec.activation_limit != 7.0F,
+       "a SwiGLU clamped elsewhere than at 7"},
       {spec.conv.bias, "biases in short convolutions"},
       {spec.moe.num_experts > 0 && dense, "layers without experts among those with experts"},
       {spec.moe.num_experts > 0 && !spec.moe.routing.renormalize,

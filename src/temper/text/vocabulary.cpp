@@ -88,6 +88,7 @@ void add_tokens(const Tokenizer& tokenizer, const Tree& tree, int rows, Vocabula
   std::map<int, bool> added; // id: special
   for (const auto& token : tree.value("added_tokens", Tree::array())) {
     added[token.value("id", -1)] = flag(token, "special");
+    vocabulary.strips_after_specials = vocabulary.strips_after_specials || flag(token, "rstrip");
   }
   const auto unk = word(tree["model"], "unk_token");
   const bool bytes = flag(tree["model"], "byte_fallback");

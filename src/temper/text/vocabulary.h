@@ -32,6 +32,7 @@ struct Vocabulary {
   std::optional<std::int32_t> bos, eos, eot, eom, unk, pad;
   bool add_bos = false;
   bool add_eos = false;
+  bool strips_after_specials = false;           // spaces after special tokens vanish, as in Phi-3
   std::optional<bool> add_space_prefix;         // llama and t5
   std::optional<bool> remove_extra_whitespaces; // t5
   std::vector<std::uint8_t> charsmap;           // t5: SentencePiece's compiled normalizer
