@@ -19,6 +19,7 @@ import checkpoint_faults  # noqa: E402, F401
 import config_faults  # noqa: E402, F401
 import data_faults  # noqa: E402, F401
 import disk_faults  # noqa: E402, F401
+import export_faults  # noqa: E402, F401
 import model_faults  # noqa: E402, F401
 import quant_faults  # noqa: E402, F401
 import signal_faults  # noqa: E402, F401
