@@ -8,8 +8,8 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/base/units.h"
+#include "temper/infer/find_model.h"
 #include "temper/io/convert.h"
-#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -113,7 +113,7 @@ int run_convert(const Arguments& arguments) {
   if (!args.parse(arguments)) {
     return 0;
   }
-  ConvertOptions options{resolve_model(flags.model, flags.revision),
+  ConvertOptions options{find_model(flags.model, flags.revision),
                          flags.out,
                          choice_of(args, flags),
                          flags.dequantize,

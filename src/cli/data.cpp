@@ -17,6 +17,7 @@
 #include "temper/data/data_preview.h"
 #include "temper/data/find_splits.h"
 #include "temper/data/prepared_data.h"
+#include "temper/infer/find_model.h"
 #include "temper/net/resolve.h"
 
 namespace temper::cli {
@@ -86,7 +87,7 @@ int run_check(const Arguments& arguments) {
   std::shared_ptr<const Tokenizer> tokenizer;
   int vocab_size = 0;
   if (!config.model.empty()) {
-    const auto folder = resolve_model(config.model, config.revision, ModelFiles::description);
+    const auto folder = find_model(config.model, config.revision, ModelFiles::description);
     tokenizer = Tokenizer::load(folder);
     vocab_size = vocab_size_of(folder);
   }
@@ -143,7 +144,7 @@ int run_preview(const Arguments& arguments) {
   }
   apply_compat(args, config);
   const auto files = split_files(config.data, split);
-  const auto tokenizer = Tokenizer::load(resolve_model(config.model, config.revision, ModelFiles::description));
+  const auto tokenizer = Tokenizer::load(find_model(config.model, config.revision, ModelFiles::description));
   const auto shown = preview_rows(files, tokenizer, data_options(config), rows, skip);
   if (!args.json()) {
     print_previews(shown);

@@ -9,7 +9,7 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/eval/fuse.h"
-#include "temper/net/resolve.h"
+#include "temper/infer/find_model.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -71,7 +71,7 @@ FuseOptions options_of(const Args& args, FuseFlags& flags) {
   if (base.name.empty()) {
     throw ConfigError("--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
-  options.model = resolve_model(base.name, base.revision);
+  options.model = find_model(base.name, base.revision);
   if (options.quantize_again && args.given("layout") && flags.layout == "hub") {
     throw ConfigError(
         "--quantize-again: the hub's layout has no room for weights packed by MLX; leave out "

@@ -7,8 +7,8 @@
 #include "cli/interrupt.h"
 #include "temper/base/error.h"
 #include "temper/base/units.h"
+#include "temper/infer/find_model.h"
 #include "temper/io/peft_config.h"
-#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -64,7 +64,7 @@ LoadedModel load(const ModelFlags& flags, const BeforeWeights& before_weights) {
                           ? "--model is missing: name the folder of the model, or org/name on the hub"
                           : "--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
-  const auto described = resolve_model(base.name, base.revision, ModelFiles::description);
+  const auto described = find_model(base.name, base.revision, ModelFiles::description);
   Json config;
   const auto spec = load_spec(described, &config);
   // The small files come first: what is wrong with them need not wait for the weights.
@@ -76,7 +76,7 @@ LoadedModel load(const ModelFlags& flags, const BeforeWeights& before_weights) {
   if (before_weights) {
     before_weights(*loaded.tokenizer, spec, config);
   }
-  loaded.model = load_model(resolve_model(base.name, base.revision), flags.dtype);
+  loaded.model = load_model(find_model(base.name, base.revision), flags.dtype);
   if (loaded.adapter) {
     make_ready(*loaded.adapter, loaded.model);
   }

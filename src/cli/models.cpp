@@ -8,10 +8,10 @@
 #include "cli/args.h"
 #include "cli/verbs.h"
 #include "temper/base/json.h"
+#include "temper/infer/find_model.h"
 #include "temper/io/model_folder.h"
 #include "temper/models/registry.h"
 #include "temper/models/tensors.h"
-#include "temper/net/resolve.h"
 
 namespace temper::cli {
 namespace {
@@ -118,7 +118,7 @@ int run_models(const Arguments& arguments) {
     return 0;
   }
   Json config;
-  const auto spec = load_spec(resolve_model(model, revision, ModelFiles::description), &config);
+  const auto spec = load_spec(find_model(model, revision, ModelFiles::description), &config);
   const auto description = describe(spec, config);
   if (args.json()) {
     print_json(description);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <limits>
+#include <map>
 #include <memory>
 #include <stdexcept>
 
@@ -127,35 +128,52 @@ bool stays_packed(const GgufTensor& tensor) {
   return is_affine && tensor.dims.size() > 1 && tensor.name.ends_with(".weight");
 }
 
+using File = std::shared_ptr<const MappedFile>;
+
+void add_tensor(Params& params, const GgufHeader& header, const File& file, const GgufTensor& tensor) {
+  const auto* format = find_ggml_format(static_cast<std::uint32_t>(tensor.type));
+  if (format == nullptr) {
+    throw ModelError(header.path.string() + ": tensor " + tensor.name + " holds " +
+                     traits_of(tensor.type).name + ", which are no weights that Temper reads");
+  }
+  if (tensor.begin + tensor.bytes > file->bytes().size()) {
+    throw IoError(header.path.string() + ": it was cut short while it was read");
+  }
+  auto shape = shape_of(tensor);
+  if (stays_packed(tensor)) {
+    shape.back() /= static_cast<int>(format->block_weights);
+    shape.push_back(static_cast<int>(format->block_bytes));
+    const auto layer = tensor.name.substr(0, tensor.name.size() - std::string(".weight").size());
+    add_packed(params, layer, tensor.type, lazy(file, tensor, shape, mx::uint8));
+    return;
+  }
+  static const std::map<GgufType, mx::Dtype> kPlain{
+      {GgufType::f32, mx::float32}, {GgufType::f16, mx::float16}, {GgufType::bf16, mx::bfloat16}};
+  const auto plain = kPlain.find(tensor.type);
+  params.insert_or_assign(tensor.name, plain != kPlain.end() ? lazy(file, tensor, shape, plain->second)
+                                                             : lazy(file, tensor, shape, mx::float32, format));
+}
+
 } // namespace
 
 Params load_gguf_tensors(const GgufHeader& header) {
   const auto file = std::make_shared<const MappedFile>(header.path);
   Params params;
   for (const auto& tensor : header.tensors) {
-    const auto* format = find_ggml_format(static_cast<std::uint32_t>(tensor.type));
-    if (format == nullptr) {
-      throw ModelError(header.path.string() + ": tensor " + tensor.name + " holds " +
-                       traits_of(tensor.type).name + ", which are no weights that Temper reads");
+    add_tensor(params, header, file, tensor);
+  }
+  return params;
+}
+
+Params load_gguf_tensors(const GgufHeader& header, const std::vector<std::string>& names) {
+  const auto file = std::make_shared<const MappedFile>(header.path);
+  Params params;
+  for (const auto& name : names) {
+    const auto* tensor = header.find_tensor(name);
+    if (tensor == nullptr) {
+      throw ModelError(header.path.string() + ": tensor " + name + " is missing");
     }
-    if (tensor.begin + tensor.bytes > file->bytes().size()) {
-      throw IoError(header.path.string() + ": it was cut short while it was read");
-    }
-    auto shape = shape_of(tensor);
-    if (tensor.type == GgufType::f32) {
-      params.insert_or_assign(tensor.name, lazy(file, tensor, shape, mx::float32));
-    } else if (tensor.type == GgufType::f16) {
-      params.insert_or_assign(tensor.name, lazy(file, tensor, shape, mx::float16));
-    } else if (tensor.type == GgufType::bf16) {
-      params.insert_or_assign(tensor.name, lazy(file, tensor, shape, mx::bfloat16));
-    } else if (stays_packed(tensor)) {
-      shape.back() /= static_cast<int>(format->block_weights);
-      shape.push_back(static_cast<int>(format->block_bytes));
-      const auto layer = tensor.name.substr(0, tensor.name.size() - std::string(".weight").size());
-      add_packed(params, layer, tensor.type, lazy(file, tensor, shape, mx::uint8));
-    } else {
-      params.insert_or_assign(tensor.name, lazy(file, tensor, shape, mx::float32, format));
-    }
+    add_tensor(params, header, file, *tensor);
   }
   return params;
 }

@@ -2,7 +2,8 @@
 // Formats: docs/formats/gguf.md.
 #pragma once
 
-#include <filesystem>
+#include <string>
+#include <vector>
 
 #include "temper/io/gguf.h"
 #include "temper/nn/params.h"
@@ -16,5 +17,8 @@ namespace temper {
 // packed. Lazy: the header was checked, the bytes are mapped and read tensor by tensor. Throws ModelError
 // naming a tensor of integers, or too large for an array; IoError.
 Params load_gguf_tensors(const GgufHeader& header);
+
+// Those of these names alone.
+Params load_gguf_tensors(const GgufHeader& header, const std::vector<std::string>& names);
 
 } // namespace temper

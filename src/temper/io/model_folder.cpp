@@ -6,6 +6,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/base/log.h"
+#include "temper/io/gguf_import.h"
 #include "temper/io/pack_model.h"
 #include "temper/io/safetensors.h"
 #include "temper/models/decoder.h"
@@ -66,6 +67,13 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
   return {files.begin(), files.end()};
 }
 
+// The GGUF file that the folder was made of (gguf_folder()); empty: it was not.
+fs::path gguf_file(const fs::path& folder) {
+  std::error_code ignored;
+  const auto link = folder / "model.gguf";
+  return fs::is_symlink(link, ignored) ? fs::read_symlink(link) : fs::path();
+}
+
 // Every tensor of the checkpoint, lazily, as it is stored.
 Params stored_tensors(const fs::path& folder) {
   Params stored;
@@ -81,6 +89,9 @@ Params stored_tensors(const fs::path& folder) {
 
 // Every parameter of the checkpoint, lazily, under our names.
 Params read_tensors(const fs::path& folder, const Family& family, const DecoderSpec& spec) {
+  if (const auto file = gguf_file(folder); !file.empty()) {
+    return import_gguf(file, spec);
+  }
   auto params = import_weights(family.layout, spec, stored_tensors(folder), folder.string());
   if (spec.tied_head) {
     for (const char* leaf : {".weight", ".scales", ".biases"}) {
@@ -266,6 +277,9 @@ Model open_model(const fs::path& folder) {
 }
 
 Params other_tensors(const fs::path& folder) {
+  if (!gguf_file(folder).empty()) {
+    return {};
+  }
   const auto& family = find_family(load_spec(folder).model_type, folder.string());
   return left_out_weights(family.layout, stored_tensors(folder));
 }

@@ -1,4 +1,5 @@
 #include "temper/train/run.h"
+#include "temper/infer/find_model.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,6 @@
 #include "temper/infer/prompt.h"
 #include "temper/io/adapters.h"
 #include "temper/models/adapter_params.h"
-#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
@@ -76,12 +76,12 @@ Run prepare(const RunConfig& config) {
   check_complete(config);
   refuse_used_folder(config);
   Json description;
-  const auto described = resolve_model(config.model, config.revision, ModelFiles::description);
+  const auto described = find_model(config.model, config.revision, ModelFiles::description);
   const auto spec = load_spec(described, &description);
   check_method(config, spec, description);
   run.tokenizer = Tokenizer::load(described);
   run.data = prepare_data(config, run.tokenizer, spec.vocab_size);
-  run.model = load_model(resolve_model(config.model, config.revision), config.dtype);
+  run.model = load_model(find_model(config.model, config.revision), config.dtype);
   if (config.train || !config.resume_adapter_file.empty()) {
     run.method = make_method(config, run.model);
   }

@@ -1,0 +1,170 @@
+#include "temper/io/gguf_import.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <set>
+#include <system_error>
+
+#include <unistd.h>
+
+#include "temper/base/error.h"
+#include "temper/base/files.h"
+#include "temper/io/gguf_arch.h"
+#include "temper/io/gguf_config.h"
+#include "temper/io/gguf_tensors.h"
+#include "temper/io/gguf_tokenizer.h"
+#include "temper/io/model_folder.h"
+#include "temper/models/registry.h"
+#include "temper/models/tensors.h"
+#include "temper/quant/packed.h"
+
+namespace temper {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Folders that go when the process ends.
+class PrivateFolders {
+ public:
+  ~PrivateFolders() {
+    std::error_code ignored;
+    for (const auto& [file, folder] : made_) {
+      fs::remove_all(folder, ignored);
+    }
+  }
+  template <class Fill>
+  fs::path get(const fs::path& file, const Fill& fill) {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = made_.find(file); found != made_.end()) {
+      return found->second;
+    }
+    auto name = (fs::temp_directory_path() / "temper-gguf-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) {
+      throw IoError(name + ": a folder for the model's description can't be made: " +
+                    std::error_code(errno, std::generic_category()).message());
+    }
+    try {
+      fill(fs::path(name));
+    } catch (...) {
+      std::error_code ignored;
+      fs::remove_all(name, ignored);
+      throw;
+    }
+    return made_[file] = name;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<fs::path, fs::path> made_;
+};
+
+// The quantization that mlx-lm would write: the format of most packed layers, and those that differ.
+QuantConfig quantization_of(const DecoderSpec& spec, const Params& params) {
+  std::map<std::string, QuantFormat> formats;
+  std::map<int, int> layers_with_bits;
+  for (const auto& layer : matrix_layers(spec)) {
+    const auto scales = params.find(layer.name + ".scales");
+    if (scales != params.end()) {
+      const auto& weight = params.at(layer.name + ".weight");
+      const auto format = infer_quant_format(weight, scales->second, true, layer.in_features, layer.name);
+      formats.emplace(layer.name, format);
+      ++layers_with_bits[format.bits];
+    }
+  }
+  QuantConfig config;
+  for (const auto& [name, format] : formats) {
+    if (!config.base || layers_with_bits[format.bits] > layers_with_bits[config.base->bits]) {
+      config.base = format;
+    }
+  }
+  for (const auto& layer : matrix_layers(spec)) {
+    const auto found = formats.find(layer.name);
+    if (found != formats.end() && found->second != config.base) {
+      config.layers[layer.name] = found->second;
+    }
+  }
+  return config;
+}
+
+// The inverse of to_gguf_tensor(), for any part of a packed layer too.
+mx::array from_gguf_tensor(const DecoderSpec& spec, const GgufArch& arch, const std::string& name,
+                           const mx::array& array) {
+  if (is_permuted(spec, arch, name)) {
+    return separate_heads(array, spec.head_dim);
+  }
+  if (spec.norm_plus_one && array.ndim() == 1 && name.ends_with("norm.weight")) {
+    return mx::astype(array, mx::float32) - mx::array(1.0F);
+  }
+  if (array.ndim() == 2 && name.ends_with("conv.weight")) {
+    return mx::expand_dims(array, 2); // [channels, taps, 1]
+  }
+  return array;
+}
+
+void check_left_over(const GgufHeader& header, const std::set<std::string>& used) {
+  for (const auto& tensor : header.tensors) {
+    const bool is_rope = tensor.name.starts_with("rope_f");
+    if (!is_rope && !used.contains(tensor.name)) {
+      throw ModelError(header.path.string() + ": tensor " + tensor.name +
+                       " has no place in this model: its architecture is not quite what it says");
+    }
+  }
+}
+
+} // namespace
+
+bool is_gguf(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) {
+    return false;
+  }
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF" || path.extension() == ".gguf";
+}
+
+Params import_gguf(const fs::path& file, const DecoderSpec& spec) {
+  const auto header = read_gguf_header(file);
+  const auto& arch = find_gguf_arch(spec, file.string());
+  const auto stored = load_gguf_tensors(header);
+  Params params;
+  std::set<std::string> used;
+  for (const auto& [ours, theirs] : gguf_tensor_names(spec, arch)) {
+    const auto weight = stored.find(theirs);
+    if (weight == stored.end()) {
+      throw ModelError(file.string() + ": tensor " + theirs + " is missing");
+    }
+    used.insert(theirs);
+    params.emplace(ours, from_gguf_tensor(spec, arch, ours, weight->second));
+    if (weight->second.dtype() != mx::uint32) {
+      continue;
+    }
+    const auto stem = [](const std::string& name) { return name.substr(0, name.rfind('.')); };
+    for (const char* leaf : {".scales", ".biases"}) {
+      const auto name = stem(ours) + leaf;
+      params.emplace(name, from_gguf_tensor(spec, arch, name, stored.at(stem(theirs) + leaf)));
+    }
+  }
+  check_left_over(header, used);
+  return params;
+}
+
+fs::path gguf_folder(const fs::path& file) {
+  static PrivateFolders folders;
+  return folders.get(fs::absolute(file), [&](const fs::path& folder) {
+    const auto header = read_gguf_header(file);
+    auto config = gguf_config(header);
+    const auto spec = read_spec(config, file.string());
+    set_weights(config, quantization_of(spec, import_gguf(file, spec)), std::nullopt);
+    for (const auto& [name, content] : gguf_tokenizer_files(header)) {
+      make_directories((folder / name).parent_path());
+      write_file_atomic(folder / name, content);
+    }
+    write_json(folder / "config.json", config);
+    fs::create_symlink(fs::absolute(file), folder / "model.gguf");
+  });
+}
+
+} // namespace temper
