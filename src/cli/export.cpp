@@ -10,8 +10,8 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/eval/export_gguf.h"
+#include "temper/infer/find_model.h"
 #include "temper/io/gguf_recipe.h"
-#include "temper/net/resolve.h"
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -71,7 +71,7 @@ GgufExportOptions options_of(ExportFlags& flags) {
                           ? "--model is missing"
                           : "--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
-  options.model = resolve_model(base.name, base.revision);
+  options.model = find_model(base.name, base.revision);
   options.adapter = flags.adapter;
   options.out = flags.out;
   options.name = std::filesystem::path(flags.out).stem().string();
