@@ -8,8 +8,9 @@
 #include "cli/verbs.h"
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/infer/find_model.h"
 #include "temper/io/convert_adapter.h"
-#include "temper/net/resolve.h"
+
 #include "temper/nn/device.h"
 
 namespace temper::cli {
@@ -122,8 +123,8 @@ int run_adapter(const Arguments& arguments) {
   options.out = flags.out;
   options.rank = flags.rank;
   options.format = flags.to == "peft" ? AdapterFormat::peft : AdapterFormat::mlx_lm;
-  options.model = resolve_model(base.name, base.revision, ModelFiles::description);
-  options.weights = [&base] { return resolve_model(base.name, base.revision); };
+  options.model = find_model(base.name, base.revision, ModelFiles::description);
+  options.weights = [&base] { return find_model(base.name, base.revision); };
   prepare_device();
   const auto report = convert_adapter(options);
   show(flags, report);

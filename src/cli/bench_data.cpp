@@ -14,6 +14,7 @@
 #include "temper/base/units.h"
 #include "temper/data/loader.h"
 #include "temper/data/prepared_data.h"
+#include "temper/infer/find_model.h"
 #include "temper/net/resolve.h"
 
 namespace temper::cli {
@@ -97,7 +98,7 @@ Json run_data_bench(const DataBenchOptions& options) {
   const FreshCache cache;
   config.cache_dir = cache.path();
   const Stopwatch start;
-  const auto tokenizer = Tokenizer::load(resolve_model(config.model, config.revision, ModelFiles::description));
+  const auto tokenizer = Tokenizer::load(find_model(config.model, config.revision, ModelFiles::description));
   const double tokenizer_seconds = start.seconds();
   const auto path = resolve_data(config.data);
 
