@@ -10,7 +10,6 @@
 #include "temper/base/log.h"
 #include "temper/infer/find_model.h"
 #include "temper/io/convert_adapter.h"
-
 #include "temper/nn/device.h"
 
 namespace temper::cli {
