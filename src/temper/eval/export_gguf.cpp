@@ -184,12 +184,13 @@ GgufExportReport export_model(const GgufExportOptions& options) {
     metadata.push_back(std::move(entry));
   }
   add_vocabulary(vocabulary, metadata);
+  const auto modelfile =
+      options.modelfile ? make_modelfile(*tokenizer, options.out.filename().string(), report.notes) : "";
   auto pieces = model_pieces(base, arch, adapter ? &*adapter : nullptr);
   write_gguf(options.out, metadata, typed(options, spec, std::move(pieces), report));
   if (options.modelfile) {
-    const auto file = make_modelfile(*tokenizer, options.out.filename().string(), report.notes);
     report.modelfile = modelfile_path(options.out);
-    write_file_atomic(report.modelfile, file);
+    write_file_atomic(report.modelfile, modelfile);
   }
   return report;
 }

@@ -79,6 +79,19 @@ bool prefixes_space(const Tree& tokenizer) {
   return any_step(tokenizer, "normalizer", prepends) || any_step(tokenizer, "pre_tokenizer", metaspace);
 }
 
+// SentencePiece, and llama.cpp, put a space before every piece of text; newer tokenizers only before the first,
+// and before none that begins with one.
+void note_prefix(const Tree& tokenizer, Vocabulary& vocabulary) {
+  const auto once = [](const Tree& s) { return word(s, "type") == "Metaspace"; };
+  if (vocabulary.model == "llama" && *vocabulary.add_space_prefix &&
+      any_step(tokenizer, "pre_tokenizer", once)) {
+    vocabulary.notes.push_back(
+        "llama.cpp puts a space before text that begins with one or follows a special token, this tokenizer "
+        "does "
+        "not: such text is tokenized otherwise there");
+  }
+}
+
 bool is_byte_token(const std::string& token) {
   return token.size() == 6 && token.starts_with("<0x") && token.back() == '>' &&
          token.find_first_not_of("0123456789ABCDEF", 3) == 5;
@@ -271,6 +284,7 @@ Vocabulary read_vocabulary(const Tokenizer& tokenizer, int rows, const std::stri
     add_merges(tree["model"], vocabulary);
   } else {
     vocabulary.add_space_prefix = prefixes_space(tree);
+    note_prefix(tree, vocabulary);
     if (vocabulary.model == "llama") {
       add_scores_of_merges(tree["model"], vocabulary);
     } else {
