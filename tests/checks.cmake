@@ -36,6 +36,7 @@ endfunction()
 temper_add_python_tests(tooling LABEL lint)
 temper_add_python_tests(parity)
 temper_add_python_tests(cli)
+temper_add_python_tests(slow LABEL slow)
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
 
 temper_add_check(faults ALL_CORES

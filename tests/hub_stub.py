@@ -1,8 +1,9 @@
-"""A small hub on this machine: the part of huggingface.co's HTTP API that downloads use, with its faults.
+"""A small hub on this machine: the part of huggingface.co's HTTP API that downloads and uploads use, with its faults.
 
 Files of `lfs` lie on a second server (another port), to which the first redirects, as the real one does.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
+READER = "hf_reader"  # a token that may not write
 
 
 def git_sum(content):
@@ -37,6 +39,12 @@ class Stub:
         self.ignores_range = False
         self.announced = {}  # file -> size that is claimed
         self.corrupt = set()  # files whose bytes are not those that were promised
+        self.objects = {}  # sha256 -> bytes that were uploaded
+        self.parts = {}  # sha256 -> {number: bytes}
+        self.chunk = None  # size of the parts that larger uploads come in
+        self.created = {}  # "models/org/name" -> private?
+        self.commits = []  # (repo, revision, message)
+        self.drop_uploads = []  # bytes after which the storage hangs up on the next uploads
         self.requests = []  # (server, method, path, headers)
         self.hub, self.hub_url = self.serve(HubHandler)
         self.storage, self.storage_url = self.serve(StorageHandler)
@@ -87,6 +95,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         self.do_GET()
+
+    def do_POST(self):
+        self.do_GET()
+
+    def do_PUT(self):
+        self.do_GET()
+
+    def read_body(self, limit=None):
+        size = int(self.headers.get("Content-Length", 0))
+        return self.rfile.read(size if limit is None else min(size, limit))
+
+    def answer_json(self, body, status=200, **headers):
+        self.answer(status, json.dumps(body).encode(), Content_Type="application/json", **headers)
 
     def do_GET(self):
         stub = self.server.stub
@@ -142,6 +163,8 @@ class HubHandler(Handler):
             return self.describe(stub, f"{found[1]}/{found[2]}", found[3])
         if found := re.fullmatch(r"/api/(models|datasets)/(.+)/tree/([^/]+)", path):
             return self.tree(stub, f"{found[1]}/{found[2]}")
+        if self.command == "POST":
+            return self.write(stub, path)
         if found := re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
             repo = (found[1] or "models/") + found[2]
             return self.resolve(stub, repo, found[3], found[4])
@@ -172,6 +195,79 @@ class HubHandler(Handler):
         body = {"_id": "1", "id": id, "modelId": id, "sha": stub.revisions[revision], "private": False,
                 "siblings": siblings}  # fmt: skip
         return self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
+
+    def write(self, stub, path):
+        body = self.read_body()
+        token = self.headers.get("Authorization", "")
+        if token != f"Bearer {TOKEN}":
+            known = token == f"Bearer {READER}"
+            return self.answer_json({"error": "no right to write" if known else "Invalid username or password."},
+                                    403 if known else 401)  # fmt: skip
+        if path == "/api/repos/create":
+            return self.create(stub, json.loads(body))
+        if found := re.fullmatch(r"/api/(models/[^/]+/[^/]+)/branch/(.+)", path):
+            known = found[2] in stub.revisions
+            stub.revisions[found[2]] = COMMIT
+            return self.answer_json({}, 409 if known else 200)
+        if found := re.fullmatch(r"/api/(models/[^/]+/[^/]+)/preupload/(.+)", path):
+            return self.preupload(stub, found[1], found[2], json.loads(body)["files"])
+        if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            return self.answer_json({"objects": [self.action(stub, item) for item in json.loads(body)["objects"]]})
+        if found := re.fullmatch(r"/api/(models/[^/]+/[^/]+)/commit/(.+)", path):
+            return self.commit(stub, found[1], found[2], [json.loads(line) for line in body.splitlines()])
+        if path == "/verify":
+            item = json.loads(body)
+            return self.answer_json({}, 200 if len(stub.objects.get(item["oid"], b"")) == item["size"] else 404)
+        return self.answer(404)
+
+    def create(self, stub, body):
+        repo = f"models/{body['organization']}/{body['name']}"
+        if body["organization"] == "others":
+            return self.answer_json({"error": "You don't have the rights to create a model under others"}, 403)
+        if repo in stub.repos:
+            return self.answer_json({"error": "You already created this model repo", "url": repo}, 409)
+        stub.repos[repo] = {}
+        stub.created[repo] = body.get("private")
+        name = repo.removeprefix("models/")
+        return self.answer_json({"url": f"{stub.hub_url}/{name}", "name": name, "id": "1"})
+
+    def preupload(self, stub, repo, revision, files):
+        if repo not in stub.repos or revision not in stub.revisions:
+            return self.answer(404, X_Error_Code="RepoNotFound")
+        for file in files:
+            assert len(base64.b64decode(file["sample"])) == min(512, file["size"])
+        return self.answer_json({"files": [
+            {"path": file["path"], "uploadMode": "lfs" if stub.lfs.match(file["path"]) else "regular", "shouldIgnore": False}
+            for file in files
+        ]})  # fmt: skip
+
+    def action(self, stub, item):
+        """What is left to do for one object: nothing if its bytes are there."""
+        oid, size = item["oid"], item["size"]
+        if oid in stub.objects:
+            return {"oid": oid, "size": size}
+        upload = {"href": f"{stub.storage_url}/upload/{oid}"}
+        if stub.chunk and size > stub.chunk:
+            count = (size + stub.chunk - 1) // stub.chunk
+            upload["header"] = {"chunk_size": str(stub.chunk)} | {
+                f"{i + 1:05}": f"{upload['href']}/{i + 1}" for i in range(count)
+            }
+            upload["href"] = f"{stub.storage_url}/complete/{oid}"
+        return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": {"href": f"{stub.hub_url}/verify"}}}
+
+    def commit(self, stub, repo, revision, lines):
+        assert lines[0]["key"] == "header"
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "lfsFile":
+                assert value["algo"] == "sha256" and len(stub.objects[value["oid"]]) == value["size"]
+                stub.repos[repo][value["path"]] = stub.objects[value["oid"]]
+            else:
+                assert line["key"] == "file" and value["encoding"] == "base64"
+                stub.repos[repo][value["path"]] = base64.b64decode(value["content"])
+        stub.commits.append((repo, revision, lines[0]["value"]["summary"]))
+        url = f"{stub.hub_url}/{repo.removeprefix('models/')}/commit/{COMMIT}"
+        return self.answer_json({"commitUrl": url, "commitOid": COMMIT, "hookOutput": "", "success": True})
 
     def tree(self, stub, repo):
         if self.refuses(stub, repo, False):
@@ -207,6 +303,36 @@ class StorageHandler(Handler):
     name = "storage"
 
     def handle_path(self, stub, path):
+        if self.command == "PUT":
+            return self.receive(stub, path)
+        if self.command == "POST":
+            return self.complete(stub, path)
         repo, _, name = re.fullmatch(r"/((models|datasets)/[^/]+/[^/]+)/(.+)", path).groups()
         drop = stub.drop_after.pop(0) if stub.drop_after and self.command == "GET" else None
         return self.send_file(stub, name, stub.repos[repo][name], {"ETag": '"storage"'}, drop)
+
+    def receive(self, stub, path):
+        assert "Authorization" not in self.headers  # the address itself is the right to write
+        _, _, oid, *number = path.split("/")
+        drop = stub.drop_uploads.pop(0) if stub.drop_uploads else None
+        content = self.read_body(drop)
+        if drop is not None:
+            self.close_connection = True
+            return None
+        if number:
+            stub.parts.setdefault(oid, {})[int(number[0])] = content
+        elif hashlib.sha256(content).hexdigest() == oid:
+            stub.objects[oid] = content
+        else:
+            return self.answer(400)
+        return self.answer(200, ETag=f'"{hashlib.md5(content).hexdigest()}"')
+
+    def complete(self, stub, path):
+        asked = json.loads(self.read_body())
+        parts = stub.parts.pop(asked["oid"])
+        for part in asked["parts"]:
+            assert part["etag"] == f'"{hashlib.md5(parts[part["partNumber"]]).hexdigest()}"'
+        content = b"".join(parts[number] for number in sorted(parts))
+        assert hashlib.sha256(content).hexdigest() == asked["oid"]
+        stub.objects[asked["oid"]] = content
+        return self.answer(200, b"{}")

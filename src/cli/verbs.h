@@ -16,5 +16,6 @@ int run_fuse(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_models(const Arguments& arguments);
 int run_train(const Arguments& arguments);
+int run_upload(const Arguments& arguments);
 
 } // namespace temper::cli

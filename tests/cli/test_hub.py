@@ -20,6 +20,7 @@ from tiny_model import TEMPER, TEMPLATE, copy_fixture  # noqa: E402
 MODEL = "some-org/tiny.model"
 DATA = "some-org/rows"
 ROWS = b"".join(b'{"text": "row %d of the data set, and more words to fill it"}\n' % i for i in range(40000))  # 2.5 MB
+PARQUET = pathlib.Path(__file__).resolve().parents[1] / "golden" / "parquet"
 SUM = hashlib.sha256(ROWS).hexdigest()
 
 
@@ -328,8 +329,8 @@ def test_what_can_not_be_used_is_refused_before_it_is_fetched(hub):
     stub.repos["models/o/bins"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     refused = hub.run("generate", "--model", "o/bins", "--prompt", "x")
     assert refused.returncode != 0
-    stub.repos["datasets/o/columns"] = {"data/train-00000-of-00001.parquet": b"PAR1"}
-    assert "Parquet" in hub.refusal(hub.check_data("hf://datasets/o/columns"), 3)
+    stub.repos["datasets/o/subsets"] = {"main/train.jsonl": b"{}", "socratic/train.jsonl": b"{}"}
+    assert "name one: main, socratic" in hub.refusal(hub.check_data("hf://datasets/o/subsets"), 3)
     assert "is a model" in hub.refusal(hub.check_data("hf://o/bins"), 2)
     assert "is a data set" in hub.refusal(hub.run("models", "--model", f"hf://datasets/{DATA}"), 2)
     assert stub.count("storage") == 0
@@ -400,3 +401,38 @@ def test_a_file_or_folder_of_a_data_set(hub):
     assert [split["split"] for split in shown] == ["train", "test"]
     shown = json.loads(hub.check_data(f"hf://datasets/o/many@{COMMIT}/de/train.jsonl").stdout)["splits"]
     assert shown[0]["rows"] == 4
+
+
+def test_parquet_in_parts_gives_the_same_rows_as_locally(hub):
+    parts = {f"data/train-0000{i}-of-00002.parquet": (PARQUET / name).read_bytes()
+             for i, name in enumerate(["zstd.parquet", "snappy.parquet"])}  # fmt: skip
+    hub.stub.repos["datasets/o/columns"] = parts | {"README.md": b"x", "extra/other.parquet": b"x"}
+    local = hub.root / "local"
+    for name, content in parts.items():
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / name).write_bytes(content)
+    model = copy_fixture("llama32", hub.root)
+    fingerprints = set()
+    for number, data in enumerate(["hf://datasets/o/columns", "hf://datasets/o/columns/data/*.parquet", local]):
+        done = hub.run("train", "--model", model, "--data", data, "--iters", 1, "--batch-size", 1, "--run-dir", f"run{number}")
+        assert done.returncode == 0, done.stderr
+        manifest = json.loads((hub.root / f"run{number}" / "run.json").read_text())
+        assert manifest["dataset"]["splits"][0]["examples"] == 100
+        fingerprints.add(manifest["dataset"]["fingerprint"])
+    assert len(fingerprints) == 1
+    assert hub.stub.count(containing="extra") == 0  # what is not needed is not asked for
+
+
+def test_hf_dataset_means_what_mlx_lm_means(hub):
+    rows = [json.dumps({"body": f"w{i}"}) + "\n" for i in range(3, 23)]
+    hub.stub.repos["datasets/o/set"] = {"main/train.jsonl": "".join(rows).encode(), "main/test.jsonl": rows[0].encode()}
+    model = copy_fixture("llama32", hub.root)
+    config = {"model": str(model), "train": True, "iters": 1, "batch_size": 1, "hf_dataset": [
+        {"path": "o/set", "config": {"name": "main"}, "text_feature": "body"},
+        {"path": "o/set", "config": {"name": "main"}, "text_feature": "body", "train_split": "train[:5]+test",
+         "valid_split": "test"}]}  # fmt: skip
+    (hub.root / "run.yaml").write_text(json.dumps(config))
+    done = hub.run("train", "--config", "run.yaml", "--run-dir", "run")
+    assert done.returncode == 0, done.stderr
+    splits = json.loads((hub.root / "run" / "run.json").read_text())["dataset"]["splits"]
+    assert {split["split"]: split["examples"] for split in splits} == {"train": 16 + 5 + 1, "valid": 2 + 1}

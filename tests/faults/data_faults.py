@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 from box import CHATS, Box, chat
 from fault import CONFIG, DATA, IO, MODEL, OK, check, fault
@@ -123,6 +124,72 @@ def a_data_folder_without_a_train_file(box: Box) -> list[str]:
 @fault(DATA, r"d: both train\.csv and train\.jsonl are there for one split; keep one, or name the files")
 def two_files_for_one_split(box: Box) -> None:
     (box.data / "train.csv").write_text("text\nAloha\n")
+
+
+PARQUET = Path(__file__).resolve().parents[1] / "golden" / "parquet"
+
+
+@fault(DATA, r"d/train\.parquet: the file is cut short: its end, which says what is in it, is missing")
+def a_parquet_file_that_is_cut_short(box: Box) -> None:
+    box.write_data("train.parquet", (PARQUET / "zstd.parquet").read_bytes()[:-100])
+
+
+@fault(DATA, r"d/train\.parquet: not a Parquet file \(it does not begin with PAR1\)")
+def a_parquet_file_that_is_text(box: Box) -> None:
+    box.write_data("train.parquet", "{}\n" * 9)
+
+
+@fault(DATA, r"d/train\.parquet: column .* of row group 0: compressed with LZ4.*; only snappy, gzip and zstd are read: .*")
+def a_parquet_file_in_another_compression(box: Box) -> None:
+    box.write_data("train.parquet", (PARQUET / "lz4.parquet").read_bytes())
+
+
+@fault(DATA, r"d/train\.parquet: the file is empty; it needs at least one row")
+def a_parquet_file_without_rows(box: Box) -> None:
+    box.write_data("train.parquet", (PARQUET / "empty.parquet").read_bytes())
+
+
+@fault(DATA, r"d/train\.parquet: .*")
+def a_parquet_file_whose_length_of_the_footer_is_a_lie(box: Box) -> None:
+    content = (PARQUET / "zstd.parquet").read_bytes()
+    box.write_data("train.parquet", content[:-8] + b"\xff\xff\xff\x7f" + content[-4:])
+
+
+@fault(DATA, r"d/train\.parquet:1: the rows from here on can't be read: .*")
+def a_parquet_file_with_damaged_pages(box: Box) -> None:
+    content = (PARQUET / "zstd.parquet").read_bytes()
+    box.write_data("train.parquet", content[:60] + b"Z" * 200 + content[260:])
+
+
+@fault(DATA, r"d: part 1 \(from 0\) of the 3 of train is missing")
+def a_part_of_a_split_that_is_missing(box: Box) -> None:
+    box.write_data("train-00000-of-00003.jsonl", "{}")
+    box.write_rows("train-00002-of-00003.jsonl", CHATS)
+
+
+@fault(DATA, r"nothing/\*\.jsonl: no data file .* fits the pattern")
+def a_pattern_that_nothing_fits(box: Box) -> list[str]:
+    return box.train("--data", "nothing/*.jsonl")
+
+
+@fault(CONFIG, r"hf_dataset: 'train\[1\]' is no split; write .*")
+def a_split_that_is_none(box: Box) -> list[str]:
+    return ["train", "--model", "m", "--hf-dataset", '{"path": "d", "train_split": "train[1]"}']
+
+
+@fault(IO, r"s3://bucket/key: no credentials: set AWS_ACCESS_KEY_ID and .*")
+def s3_without_credentials(box: Box) -> list[str]:
+    return box.train("--data", "s3://bucket/key")
+
+
+@fault(IO, r"me/mine: HF_HUB_OFFLINE is set; unset it to upload")
+def an_upload_without_a_network(box: Box) -> list[str]:
+    return ["upload", "--path", "m", "--to", "me/mine"]
+
+
+@fault(MODEL, r"d: nothing to upload: no \.safetensors or \.gguf file is there")
+def an_upload_of_nothing(box: Box) -> list[str]:
+    return ["upload", "--path", "d", "--to", "me/mine"]
 
 
 @fault(DATA, r"rows\.xlsx: unknown kind of data file; use \.jsonl, .*")

@@ -177,6 +177,14 @@ struct Assign {
     *target = read_number(value, name);
   }
   void operator()(std::string* target) const {
+    if (field.splits && value.kind == Kind::list) {
+      std::string joined;
+      for (const ConfigValue& item : value.items) {
+        joined += (joined.empty() ? "" : ",") + read_text(item, name);
+      }
+      *target = joined;
+      return;
+    }
     *target = read_text(value, name);
     if (!field.choices.empty()) {
       *target = lower(*target);

@@ -30,7 +30,7 @@ class Field {
   Field& one_of(std::vector<std::string> choices);
   Field& refuse(std::string choice, std::string why); // a value known elsewhere that is not offered here
   Field& size_in_bytes();                             // takes 1.5GB, 500M
-  Field& commas();                                    // a list whose text form is a,b,c
+  Field& commas();                                    // a list (or text for one) whose text form is a,b,c
   Field& exactly(std::size_t count);                  // a list of so many
   Field& parts(std::vector<std::string> names);       // of a Json object; a bare name means the first
   Field& in_order();                                  // an object may be a list of its parts: [0, 1e-4]

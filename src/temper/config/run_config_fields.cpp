@@ -39,7 +39,8 @@ void list_data(FieldList& list, RunConfig& c) {
           "data", &c.data,
           "folder with train, valid and test files, a file or pattern, hf://datasets/org/name, s3://bucket/key")
       .letter('d')
-      .metavar("PATH");
+      .metavar("PATH")
+      .commas();
   list.add("hf_dataset", &c.hf_dataset,
            "mlx-lm's description of a data set: its path, splits and feature names")
       .parts({"path", "name", "config", "train_split", "valid_split", "test_split", "prompt_feature",

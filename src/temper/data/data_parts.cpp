@@ -26,7 +26,7 @@ std::string text_of(const Json& set, const char* key, const std::string& fallbac
 
 // A folder or file here, else a name on the hub; `config: {name: X}` is a folder of that name in it.
 std::string place_of(const Json& set) {
-  const auto path = set.is_string() ? set.get<std::string>() : text_of(set, "path", "");
+  const auto path = text_of(set, "path", "");
   std::error_code ignored;
   const bool is_here = !path.empty() && fs::exists(path, ignored);
   const bool is_address = path.starts_with("hf://") || path.starts_with("s3://");
@@ -37,7 +37,7 @@ std::string place_of(const Json& set) {
     throw ConfigError("hf_dataset: '" + path + "' is neither a folder or file here nor a name on the hub");
   }
   std::string place = is_here || is_address ? path : "hf://datasets/" + path;
-  const auto config = set.is_object() ? set.find("config") : set.end();
+  const auto config = set.find("config");
   if (config != set.end() && config->is_object()) {
     const auto revision = text_of(*config, "revision", "");
     const auto folder = text_of(*config, "data_dir", text_of(*config, "name", ""));
@@ -48,13 +48,11 @@ std::string place_of(const Json& set) {
 
 DataOptions options_of(const Json& set, const RunConfig& config) {
   auto options = data_options(config);
-  if (set.is_object()) {
-    auto& format = options.format;
-    format.prompt_feature = text_of(set, "prompt_feature", format.prompt_feature);
-    format.completion_feature = text_of(set, "completion_feature", format.completion_feature);
-    format.text_feature = text_of(set, "text_feature", format.text_feature);
-    format.chat_feature = text_of(set, "chat_feature", format.chat_feature);
-  }
+  auto& format = options.format;
+  format.prompt_feature = text_of(set, "prompt_feature", format.prompt_feature);
+  format.completion_feature = text_of(set, "completion_feature", format.completion_feature);
+  format.text_feature = text_of(set, "text_feature", format.text_feature);
+  format.chat_feature = text_of(set, "chat_feature", format.chat_feature);
   return options;
 }
 
@@ -86,10 +84,10 @@ DataPart part_of_data(const RunConfig& config, const std::string& data) {
 }
 
 DataPart part_of_set(const RunConfig& config, const Json& set) {
-  const auto place = place_of(set);
   if (!set.is_object()) {
-    return part_of_data(config, place);
+    throw ConfigError("hf_dataset: " + dump(set) + " is no object with a path");
   }
+  const auto place = place_of(set);
   DataPart part;
   part.options = options_of(set, config);
   if (config.train) {

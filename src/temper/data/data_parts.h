@@ -45,8 +45,8 @@ struct DataPart {
 std::vector<std::pair<std::string, RowRange>> parse_split(const std::string& text);
 
 // What the run needs: train and valid if config.train, test if config.test; `valid` may be empty, and so may
-// all parts of one set. As in mlx-lm, an `hf_dataset` object without train_split and valid_split trains on
-// "train[:80%]" and validates on "train[-10%:]"; a mere name there means its own splits.
+// all parts of one set. As in mlx-lm, an `hf_dataset` without train_split and valid_split trains on
+// "train[:80%]" and validates on "train[-10%:]".
 // Throws ConfigError, DataError, and IoError as resolve_data does.
 std::vector<DataPart> data_parts(const RunConfig& config);
 

@@ -8,6 +8,7 @@
 #include <simdjson.h>
 
 #include "temper/base/error.h"
+#include "temper/base/passed_pages.h"
 
 namespace temper {
 namespace {
@@ -63,7 +64,7 @@ Record scan_record(std::string_view text, std::size_t begin, char delimiter, std
 class DelimitedSource : public RowSource {
  public:
   DelimitedSource(MappedFile file, std::size_t skip, char delimiter, const std::filesystem::path& path)
-      : file_(std::move(file)), text_(file_.text()), at_(skip), delimiter_(delimiter) {
+      : file_(std::move(file)), text_(file_.text()), passed_(text_), at_(skip), delimiter_(delimiter) {
     RawRow header;
     next(header);
     scan_record(header.text, 0, delimiter_, &names_);
@@ -83,6 +84,7 @@ class DelimitedSource : public RowSource {
   }
 
   bool next(RawRow& row) override {
+    passed_.reached(at_);
     while (at_ < text_.size()) {
       const auto begin = at_;
       const auto record = scan_record(text_, begin, delimiter_, nullptr);
@@ -120,6 +122,7 @@ class DelimitedSource : public RowSource {
  private:
   MappedFile file_;
   std::string_view text_;
+  PassedPages passed_;
   std::size_t at_;
   char delimiter_;
   std::int64_t line_ = 1;

@@ -10,6 +10,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/base/json.h"
+#include "temper/base/passed_pages.h"
 #include "temper/data/content_hash.h"
 
 namespace temper {
@@ -59,6 +60,20 @@ std::optional<std::uint64_t> recall(const fs::path& memory, const fs::path& path
   return std::nullopt;
 }
 
+std::uint64_t hash_bytes(const fs::path& path) {
+  const MappedFile file(path);
+  const auto text = file.text();
+  ContentHash hash;
+  PassedPages passed(text);
+  constexpr std::size_t kPiece = 1 << 20;
+  for (std::size_t at = 0; at < text.size(); at += kPiece) {
+    const auto piece = text.substr(at, kPiece);
+    hash.add(piece.data(), piece.size());
+    passed.reached(at + piece.size());
+  }
+  return hash.value();
+}
+
 } // namespace
 
 std::uint64_t hash_file(const fs::path& path, const fs::path& memory_dir) {
@@ -72,8 +87,7 @@ std::uint64_t hash_file(const fs::path& path, const fs::path& memory_dir) {
       return *known;
     }
   }
-  const MappedFile file(path);
-  const auto hash = ContentHash().add(file.bytes().data(), file.bytes().size()).value();
+  const auto hash = hash_bytes(path);
   const bool settled = remember && wall_time() - static_cast<double>(stamp->seconds) > kSettleSeconds;
   if (settled && stamp == stamp_of(path)) {
     try {

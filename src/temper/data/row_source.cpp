@@ -9,6 +9,7 @@
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/base/passed_pages.h"
 #include "temper/data/delimited_rows.h"
 #include "temper/data/parquet_rows.h"
 
@@ -91,9 +92,10 @@ Json parse_value(std::string_view text) {
 
 class Lines {
  public:
-  explicit Lines(std::string_view text) : rest_(text) {
+  explicit Lines(std::string_view text) : text_(text), rest_(text), passed_(text) {
   }
   bool next(RawRow& row) {
+    passed_.reached(text_.size() - rest_.size());
     while (!rest_.empty()) {
       const auto end = std::min(rest_.find('\n'), rest_.size());
       auto line = rest_.substr(0, end);
@@ -111,7 +113,9 @@ class Lines {
   }
 
  private:
+  std::string_view text_;
   std::string_view rest_;
+  PassedPages passed_;
   std::int64_t line_ = 0;
 };
 
@@ -157,7 +161,7 @@ class TextSource : public RowSource {
 class JsonArraySource : public RowSource {
  public:
   JsonArraySource(MappedFile file, std::size_t begin)
-      : file_(std::move(file)), text_(file_.text()), at_(begin + 1) {
+      : file_(std::move(file)), text_(file_.text()), passed_(text_), at_(begin + 1) {
     line_ += std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(begin), '\n');
   }
 
@@ -165,6 +169,7 @@ class JsonArraySource : public RowSource {
     if (ended_) {
       return false;
     }
+    passed_.reached(at_);
     skip_separators();
     if (ended_) { // what follows the array is one row, which parse() refuses
       row = {line_, text_.substr(at_), nullptr};
@@ -225,6 +230,7 @@ class JsonArraySource : public RowSource {
 
   MappedFile file_;
   std::string_view text_;
+  PassedPages passed_;
   std::size_t at_;
   std::int64_t line_ = 1;
   bool ended_ = false;

@@ -81,6 +81,7 @@ struct HttpClient::Transfer {
   const BodySink* sink = nullptr;
   std::exception_ptr thrown;
   curl_slist* headers = nullptr;
+  const HttpRequest* request = nullptr; // of a body
   BodySource source;
   std::string_view body_left; // where there is no source
   char reason[CURL_ERROR_SIZE] = "";
@@ -105,6 +106,27 @@ struct HttpClient::Transfer {
       response.headers[lower(trim(line.substr(0, colon)))] = trim(line.substr(colon + 1));
     }
     return line.size();
+  }
+
+  // To the start of the body.
+  void rewind() {
+    source = request->make_source ? request->make_source() : BodySource();
+    body_left = request->body;
+  }
+
+  // libcurl starts over by itself where a connection that it had kept turns out to be closed.
+  static int on_seek(void* self, curl_off_t offset, int origin) {
+    auto& transfer = *static_cast<Transfer*>(self);
+    if (offset != 0 || origin != SEEK_SET) {
+      return CURL_SEEKFUNC_CANTSEEK;
+    }
+    try {
+      transfer.rewind();
+      return CURL_SEEKFUNC_OK;
+    } catch (...) {
+      transfer.thrown = std::current_exception();
+      return CURL_SEEKFUNC_FAIL;
+    }
   }
 
   static std::size_t on_read(char* data, std::size_t size, std::size_t count, void* self) {
@@ -208,8 +230,8 @@ void HttpClient::prepare(const HttpRequest& request, Transfer& transfer) {
 
 void HttpClient::prepare_body(const HttpRequest& request, Transfer& transfer) {
   const auto set = [&](CURLoption option, auto value) { curl_api().easy_setopt(handle_, option, value); };
-  transfer.source = request.make_source ? request.make_source() : BodySource();
-  transfer.body_left = request.body;
+  transfer.request = &request;
+  transfer.rewind();
   const auto size = request.make_source ? request.body_size : static_cast<std::int64_t>(request.body.size());
   if (request.method == "PUT") {
     set(CURLOPT_UPLOAD, 1L);
@@ -221,6 +243,8 @@ void HttpClient::prepare_body(const HttpRequest& request, Transfer& transfer) {
   set(CURLOPT_CUSTOMREQUEST, request.method.c_str());
   set(CURLOPT_READFUNCTION, &Transfer::on_read);
   set(CURLOPT_READDATA, static_cast<void*>(&transfer));
+  set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);
+  set(CURLOPT_SEEKDATA, static_cast<void*>(&transfer));
   transfer.add_header("Expect:"); // no server here answers "100 Continue" worth waiting for
 }
 

@@ -62,14 +62,15 @@ void end_downloads_on(const std::atomic<int>& signal) {
 }
 
 DownloadProgress::DownloadProgress(std::string name, std::size_t num_files, std::int64_t num_bytes,
-                                   std::int64_t num_here)
+                                   std::int64_t num_here, const Words& words)
     : name_(std::move(name)),
+      words_(words),
       total_(num_bytes),
       here_(num_here),
       redraws_(is_terminal() && log::is_shown(log::Level::info)) {
-  log::info(fmt::format("Fetching {}: {} file{}, {}{}", name_, num_files, num_files == 1 ? "" : "s",
+  log::info(fmt::format("{} {}: {} file{}, {}{}", words_.doing, name_, num_files, num_files == 1 ? "" : "s",
                         format_bytes(total_),
-                        here_ > 0 ? ", of which " + format_bytes(here_) + " came before" : std::string()));
+                        here_ > 0 ? ", of which " + format_bytes(here_) + " " + words_.before : std::string()));
 }
 
 DownloadProgress::~DownloadProgress() {
@@ -105,7 +106,7 @@ std::string DownloadProgress::state() const {
 void DownloadProgress::finish() {
   erase();
   const double seconds = std::max(watch_.seconds(), 1e-3);
-  log::info(fmt::format("Fetched {}: {} in {:.1f} s, {}/s", name_, format_bytes(fetched_), seconds,
+  log::info(fmt::format("{} {}: {} in {:.1f} s, {}/s", words_.done, name_, format_bytes(fetched_), seconds,
                         format_bytes(static_cast<std::int64_t>(static_cast<double>(fetched_) / seconds))));
 }
 

@@ -15,8 +15,18 @@ void end_downloads_on(const std::atomic<int>& signal);
 
 class DownloadProgress {
  public:
+  // What it is called in messages.
+  struct Words {
+    const char* doing;
+    const char* done;
+    const char* before;
+  };
+  static constexpr Words kFetching{"Fetching", "Fetched", "came before"};
+  static constexpr Words kSending{"Sending", "Sent", "are there"};
+
   // `num_bytes` in all, of which `num_here` came earlier.
-  DownloadProgress(std::string name, std::size_t num_files, std::int64_t num_bytes, std::int64_t num_here);
+  DownloadProgress(std::string name, std::size_t num_files, std::int64_t num_bytes, std::int64_t num_here,
+                   const Words& words = kFetching);
   // Clears the redrawn line.
   ~DownloadProgress();
   DownloadProgress(const DownloadProgress&) = delete;
@@ -32,6 +42,7 @@ class DownloadProgress {
   void erase();
 
   std::string name_;
+  Words words_;
   std::int64_t total_;
   std::int64_t here_;
   std::int64_t fetched_ = 0;

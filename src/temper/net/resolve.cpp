@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <tuple>
 #include <vector>
@@ -106,6 +107,15 @@ Names choose_data(const std::string& what, const std::string& path, const Names&
     if (!direct.empty()) {
       return direct;
     }
+  }
+  std::set<std::string> folders;
+  for (const auto& name : chosen) {
+    folders.insert(fs::path(name).parent_path().lexically_relative(path.empty() ? "." : path).string());
+  }
+  if (folders.size() > 1) {
+    throw DataError(what + (path.empty() ? "" : "/" + path) + ": its data are in several folders, name one: " +
+                    std::accumulate(std::next(folders.begin()), folders.end(), *folders.begin(),
+                                    [](std::string list, const auto& folder) { return list + ", " + folder; }));
   }
   return chosen;
 }

@@ -291,7 +291,7 @@ void S3::refuse(const HttpResponse& response) const {
   if (code == "NoSuchKey") {
     throw IoError(name + "there is no such object any more; run this again");
   }
-  if (code == "InvalidAccessKeyId") {
+  if (code == "InvalidAccessKeyId" || code == "XAdminUserNotFound") { // the second is versitygw's
     throw IoError(name + host + " does not know the access key; check AWS_ACCESS_KEY_ID");
   }
   if (code == "SignatureDoesNotMatch") {
