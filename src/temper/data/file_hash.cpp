@@ -60,21 +60,19 @@ std::optional<std::uint64_t> recall(const fs::path& memory, const fs::path& path
   return std::nullopt;
 }
 
-std::uint64_t hash_bytes(const fs::path& path) {
-  const MappedFile file(path);
-  const auto text = file.text();
-  ContentHash hash;
-  PassedPages passed(text);
+} // namespace
+
+std::uint64_t hash_map(std::string_view map) {
   constexpr std::size_t kPiece = 1 << 20;
-  for (std::size_t at = 0; at < text.size(); at += kPiece) {
-    const auto piece = text.substr(at, kPiece);
+  ContentHash hash;
+  PassedPages passed(map);
+  for (std::size_t at = 0; at < map.size(); at += kPiece) {
+    const auto piece = map.substr(at, kPiece);
     hash.add(piece.data(), piece.size());
     passed.reached(at + piece.size());
   }
   return hash.value();
 }
-
-} // namespace
 
 std::uint64_t hash_file(const fs::path& path, const fs::path& memory_dir) {
   std::error_code ignored;
@@ -87,7 +85,7 @@ std::uint64_t hash_file(const fs::path& path, const fs::path& memory_dir) {
       return *known;
     }
   }
-  const auto hash = hash_bytes(path);
+  const auto hash = hash_map(MappedFile(path).text());
   const bool settled = remember && wall_time() - static_cast<double>(stamp->seconds) > kSettleSeconds;
   if (settled && stamp == stamp_of(path)) {
     try {

@@ -12,6 +12,7 @@
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/data/file_hash.h"
 
 namespace temper {
 namespace {
@@ -107,7 +108,7 @@ Header checked_header(const fs::path& path, std::span<const std::byte> bytes, st
     fail("the index's checksum is wrong");
   }
   if (header.data_bytes <= kCheckedDataBytes &&
-      header.data_hash != ContentHash().add(data, header.data_bytes).value()) {
+      header.data_hash != hash_map({reinterpret_cast<const char*>(data), header.data_bytes})) {
     fail("the tokens' checksum is wrong");
   }
   return header;
