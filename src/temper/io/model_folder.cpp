@@ -67,11 +67,13 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
   return {files.begin(), files.end()};
 }
 
-// The GGUF file that the folder was made of (gguf_folder()); empty: it was not.
+// The GGUF file that the folder was made of (gguf_folder()); empty: it was not. A hub's snapshot may hold a
+// link of that name beside its safetensors: a relative one.
 fs::path gguf_file(const fs::path& folder) {
   std::error_code ignored;
   const auto link = folder / "model.gguf";
-  return fs::is_symlink(link, ignored) ? fs::read_symlink(link) : fs::path();
+  const auto target = fs::is_symlink(link, ignored) ? fs::read_symlink(link) : fs::path();
+  return target.is_absolute() ? target : fs::path();
 }
 
 // Every tensor of the checkpoint, lazily, as it is stored.
