@@ -16,6 +16,7 @@ struct Frame {
   bool system_in_user = false; // the first user's turn holds it
   std::string system_before, system_after;
   std::string user_before, user_after; // what follows a user's turn opens the answer
+  std::string answer_before;           // of an answer that is there already
   std::string answer_after;
 };
 
@@ -59,8 +60,8 @@ std::optional<std::vector<std::string>> between(const std::string& rendered,
   return pieces;
 }
 
-// Cuts what stands between an answer and the next question after the token that ends the turn, and the line's
-// end where a first question has none before it.
+// Cuts what stands between an answer and the next question after the token that ends the turn, and after the
+// line's end or BOS where a first question has none before it.
 bool cut_turns(const Tokenizer& tokenizer, const std::string& middle, const std::string& lead, Frame& frame) {
   for (const auto id : tokenizer.stop_ids()) {
     const auto stop = tokenizer.id_to_token(id);
@@ -68,7 +69,9 @@ bool cut_turns(const Tokenizer& tokenizer, const std::string& middle, const std:
     if (at == std::string::npos) {
       continue;
     }
-    for (auto cut = at + stop.size(); cut <= middle.size(); ++cut) {
+    const auto bos = tokenizer.bos_id() ? tokenizer.id_to_token(*tokenizer.bos_id()) : "";
+    auto cut = at + stop.size();
+    for (std::size_t step = 1; step > 0; cut += step) {
       const auto user_before = middle.substr(cut);
       if (lead.ends_with(user_before)) {
         frame.answer_after = middle.substr(0, cut);
@@ -76,9 +79,7 @@ bool cut_turns(const Tokenizer& tokenizer, const std::string& middle, const std:
         frame.preamble = lead.substr(0, lead.size() - user_before.size());
         return true;
       }
-      if (middle.substr(cut, 1) != "\n") {
-        break;
-      }
+      step = user_before.starts_with("\n") ? 1 : user_before.starts_with(bos) ? bos.size() : 0;
     }
   }
   return false;
@@ -115,13 +116,14 @@ std::string compose(const Frame& frame, const std::vector<Message>& messages) {
       text += (open ? "" : frame.user_before) + content + frame.user_after;
       open = false;
     } else {
-      text += content + frame.answer_after;
+      text += frame.answer_before + content + frame.answer_after;
     }
   }
   return text;
 }
 
-// Whether the frame renders as the template does, on conversations that it was not read from.
+// Whether the frame renders as the template does, on conversations that it was not read from. Mistral keeps a
+// system message in the last turn, which Ollama's language cannot tell: one turn will do.
 bool agrees(const Tokenizer& tokenizer, const Frame& frame) {
   const std::vector<Message> talk{{"user", "One?"},
                                   {"assistant", "First, 1."},
@@ -134,23 +136,26 @@ bool agrees(const Tokenizer& tokenizer, const Frame& frame) {
   const auto same = [&](const std::vector<Message>& messages) {
     return render(tokenizer, messages) == compose(frame, messages);
   };
-  return same(talk) && same(one) && (!frame.has_system || same(led));
+  const std::vector<Message> led_once{led.front(), one.front()};
+  return same(talk) && same(one) &&
+         (!frame.has_system || same(led) || (frame.system_in_user && same(led_once)));
 }
 
 std::optional<Frame> read_frame(const Tokenizer& tokenizer) {
   const auto text = render(tokenizer, {{"user", "UsA"}, {"assistant", "AnA"}, {"user", "UsB"}});
   const auto pieces = text ? between(*text, {"UsA", "AnA", "UsB"}) : std::nullopt;
-  if (!pieces || pieces->at(1) != pieces->at(3)) {
+  if (!pieces || !pieces->at(1).starts_with(pieces->at(3))) {
     return std::nullopt;
   }
   Frame frame;
-  frame.user_after = pieces->at(1);
+  frame.user_after = pieces->at(3);
+  frame.answer_before = pieces->at(1).substr(frame.user_after.size());
   if (!cut_turns(tokenizer, pieces->at(2), pieces->at(0), frame)) {
     return std::nullopt;
   }
   read_system(tokenizer, frame);
   const std::string all = frame.preamble + frame.system_before + frame.system_after + frame.user_before +
-                          frame.user_after + frame.answer_after;
+                          frame.user_after + frame.answer_before + frame.answer_after;
   const bool plain = all.find("{{") == std::string::npos && all.find("\"\"\"") == std::string::npos;
   return plain && agrees(tokenizer, frame) ? std::optional(frame) : std::nullopt;
 }
@@ -181,7 +186,8 @@ std::string ollama_template(const Tokenizer& tokenizer) {
     out += "{{ else if eq .Role \"system\" }}" + frame->system_before + "{{ .Content }}" + frame->system_after +
            (shared ? "{{ $open = true }}" : "");
   }
-  out += "{{ else if eq .Role \"assistant\" }}{{ .Content }}" + frame->answer_after + "{{ end }}{{ end }}";
+  out += "{{ else if eq .Role \"assistant\" }}" + frame->answer_before + "{{ .Content }}" +
+         frame->answer_after + "{{ end }}{{ end }}";
   return out;
 }
 
