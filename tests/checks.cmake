@@ -35,6 +35,8 @@ endfunction()
 
 temper_add_python_tests(tooling LABEL lint)
 temper_add_python_tests(parity)
+# It builds llama.cpp: two to three minutes on two cores.
+set_tests_properties(parity.llama_cpp PROPERTIES LABELS slow TIMEOUT 2400)
 temper_add_python_tests(cli)
 temper_add_python_tests(slow LABEL slow)
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")

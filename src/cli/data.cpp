@@ -112,7 +112,7 @@ void print_previews(const std::vector<PreviewRow>& rows) {
       fmt::print("malformed: {}\n", row.problem);
       continue;
     }
-    fmt::print("{} tokens, {} supervised{}\n{}\n", row.num_tokens, row.num_supervised,
+    fmt::print("{} tokens, {} supervised{}\n{}\n", row.tokens.size(), row.num_supervised,
                row.num_cut > 0 ? fmt::format(", {} cut by max_seq_length", row.num_cut) : "",
                row.to_text(open, close));
   }

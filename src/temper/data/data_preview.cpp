@@ -26,9 +26,9 @@ std::string text_of(const EncodedRow& row, std::size_t token, std::size_t& shown
 
 PreviewRow to_preview(const EncodedRow& row, const Tokenizer& tokenizer) {
   PreviewRow preview;
-  preview.num_tokens = static_cast<std::int64_t>(row.example.tokens.size());
+  preview.tokens = row.example.tokens;
   preview.num_supervised = row.num_supervised;
-  preview.num_cut = row.full_length - preview.num_tokens;
+  preview.num_cut = row.full_length - static_cast<std::int64_t>(preview.tokens.size());
   std::size_t shown = 0;
   for (std::size_t i = 0; i < row.example.tokens.size(); ++i) {
     const bool supervised = i > 0 && row.example.supervised[i] != 0;
@@ -53,9 +53,13 @@ Json PreviewRow::to_json() const {
     parts.push_back({{"text", segment.text}, {"supervised", segment.supervised}});
     text += segment.text;
   }
-  Json json{{"line", line},          {"text", std::move(text)},
-            {"tokens", num_tokens},  {"supervised_tokens", num_supervised},
-            {"cut_tokens", num_cut}, {"segments", std::move(parts)}};
+  Json json{{"line", line},
+            {"text", std::move(text)},
+            {"tokens", tokens.size()},
+            {"supervised_tokens", num_supervised},
+            {"cut_tokens", num_cut},
+            {"token_ids", tokens},
+            {"segments", std::move(parts)}};
   if (!problem.empty()) {
     json["problem"] = problem;
   }

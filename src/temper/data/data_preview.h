@@ -22,7 +22,7 @@ struct PreviewRow {
   std::string file;
   std::int64_t line = 0;
   std::vector<PreviewSegment> segments; // in order, supervised or not in turn
-  std::int64_t num_tokens = 0;          // after the cut
+  std::vector<std::int32_t> tokens;     // after the cut
   std::int64_t num_supervised = 0;
   std::int64_t num_cut = 0; // tokens beyond max_seq_length
   std::string problem;      // why the row can't be used; empty if it can
