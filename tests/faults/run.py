@@ -20,6 +20,7 @@ import config_faults  # noqa: E402, F401
 import data_faults  # noqa: E402, F401
 import disk_faults  # noqa: E402, F401
 import export_faults  # noqa: E402, F401
+import gguf_faults  # noqa: E402, F401
 import model_faults  # noqa: E402, F401
 import quant_faults  # noqa: E402, F401
 import signal_faults  # noqa: E402, F401
