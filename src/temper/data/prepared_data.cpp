@@ -363,7 +363,7 @@ PreparedData prepare_data(const RunConfig& config, std::shared_ptr<const Tokeniz
 }
 
 PreparedSplit prepare_split(const fs::path& data, const std::string& split, const RunConfig& config,
-                            std::shared_ptr<const Tokenizer> tokenizer, int model_vocab_size) {
+                            const std::shared_ptr<const Tokenizer>& tokenizer, int model_vocab_size) {
   const auto files = split_files(data, split);
   const auto name = !split.empty() ? split : files == find_splits(data).valid ? "valid" : "test";
   auto prepared = prepare_split_files(files, name, tokenizer, data_options(config), model_vocab_size);

@@ -38,7 +38,7 @@ struct PreparedSplit {
 
 // One split for evaluation: the files that split_files (find_splits.h) finds. Throws as prepare_data does.
 PreparedSplit prepare_split(const std::filesystem::path& data, const std::string& split,
-                            const RunConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
+                            const RunConfig& config, const std::shared_ptr<const Tokenizer>& tokenizer,
                             int model_vocab_size);
 
 } // namespace temper

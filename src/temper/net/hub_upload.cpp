@@ -217,25 +217,30 @@ void HubUpload::send_large(std::vector<Large>& files, UploadResult& result) {
   progress.finish();
 }
 
+HttpResponse HubUpload::put(const UploadFile& file, const std::string& url, std::int64_t offset,
+                            std::int64_t size, const std::function<void(std::int64_t)>& on_bytes) {
+  std::int64_t sent = 0;
+  HttpRequest request;
+  request.url = url;
+  request.method = "PUT";
+  request.body_size = size;
+  request.make_source = [&] {
+    on_bytes(-std::exchange(sent, 0)); // an attempt before this one was for nothing
+    return source_of(file, offset, size, [&](std::int64_t bytes) {
+      sent += bytes;
+      on_bytes(bytes);
+    });
+  };
+  return client_.send(request);
+}
+
 void HubUpload::send_one(const Large& file, const Json& action,
                          const std::function<void(std::int64_t)>& on_bytes) {
   const auto& upload = action["upload"];
   if (upload.contains("header") && upload["header"].is_object() && upload["header"].contains("chunk_size")) {
     send_parts(file, upload, on_bytes);
   } else {
-    HttpRequest request;
-    request.url = text_at(upload, "href");
-    request.method = "PUT";
-    request.body_size = file.file->size();
-    std::int64_t sent = 0;
-    request.make_source = [&] {
-      on_bytes(-std::exchange(sent, 0)); // an attempt before this one was for nothing
-      return source_of(*file.file, 0, request.body_size, [&](std::int64_t bytes) {
-        sent += bytes;
-        on_bytes(bytes);
-      });
-    };
-    const auto response = client_.send(request);
+    const auto response = put(*file.file, text_at(upload, "href"), 0, file.file->size(), on_bytes);
     if (response.status / 100 != 2) {
       throw IoError(file.file->name + ": the storage answered " + std::to_string(response.status) +
                     "; run this again, what is there is not sent again");
@@ -264,19 +269,7 @@ void HubUpload::send_parts(const Large& file, const Json& upload,
   Json parts = Json::array();
   for (const auto& [number, url] : urls) {
     const auto offset = (number - 1) * chunk;
-    HttpRequest request;
-    request.url = url;
-    request.method = "PUT";
-    request.body_size = std::min(chunk, size - offset);
-    std::int64_t sent = 0;
-    request.make_source = [&] {
-      on_bytes(-std::exchange(sent, 0));
-      return source_of(*file.file, offset, request.body_size, [&](std::int64_t bytes) {
-        sent += bytes;
-        on_bytes(bytes);
-      });
-    };
-    const auto response = client_.send(request);
+    const auto response = put(*file.file, url, offset, std::min(chunk, size - offset), on_bytes);
     if (response.status / 100 != 2 || response.header("etag").empty()) {
       throw IoError(file.file->name + ": the storage answered " + std::to_string(response.status) +
                     " to part " + std::to_string(number) + "; run this again");

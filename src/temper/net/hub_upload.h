@@ -52,6 +52,9 @@ class HubUpload {
   void make_branch();
   std::vector<std::string> upload_modes(const std::vector<UploadFile>& files);
   void send_large(std::vector<Large>& files, UploadResult& result);
+  // A part of a file to where the hub said; the address itself is the right to write there.
+  HttpResponse put(const UploadFile& file, const std::string& url, std::int64_t offset, std::int64_t size,
+                   const std::function<void(std::int64_t)>& on_bytes);
   void send_one(const Large& file, const Json& action, const std::function<void(std::int64_t)>& on_bytes);
   void send_parts(const Large& file, const Json& action, const std::function<void(std::int64_t)>& on_bytes);
   std::string commit(const std::vector<UploadFile>& files, const std::vector<std::string>& modes,

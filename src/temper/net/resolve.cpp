@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <numeric>
 #include <set>
 #include <tuple>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "temper/base/error.h"
 #include "temper/base/glob.h"
@@ -113,9 +114,8 @@ Names choose_data(const std::string& what, const std::string& path, const Names&
     folders.insert(fs::path(name).parent_path().lexically_relative(path.empty() ? "." : path).string());
   }
   if (folders.size() > 1) {
-    throw DataError(what + (path.empty() ? "" : "/" + path) + ": its data are in several folders, name one: " +
-                    std::accumulate(std::next(folders.begin()), folders.end(), *folders.begin(),
-                                    [](std::string list, const auto& folder) { return list + ", " + folder; }));
+    throw DataError(fmt::format("{}{}: its data are in several folders, name one: {}", what,
+                                path.empty() ? "" : "/" + path, fmt::join(folders, ", ")));
   }
   return chosen;
 }

@@ -88,6 +88,7 @@ std::vector<std::string> S3::sign(const std::string& method, const Place& place,
                                   const std::map<std::string, std::string>& headers) const {
   if (settings_.is_anonymous) {
     std::vector<std::string> lines;
+    lines.reserve(headers.size());
     for (const auto& [name, value] : headers) {
       lines.push_back(name + ": " + value);
     }
@@ -168,8 +169,7 @@ fs::path S3::fetch(const S3Address& address, const S3Choice& choose) {
   } catch (const NetworkError& error) {
     std::error_code ignored;
     if (fs::exists(last_path(), ignored)) {
-      if (const fs::path known = read_file(last_path());
-          is_glob(known.string()) || fs::exists(known, ignored)) {
+      if (fs::path known = read_file(last_path()); is_glob(known.string()) || fs::exists(known, ignored)) {
         log::warn(address.text() + ": S3 can't be asked (" + error.what() +
                   "); what was fetched before is used");
         return known;
@@ -228,7 +228,7 @@ fs::path S3::fetch_now(HttpClient& client, const S3Choice& choose) {
     }
   }
   progress.finish();
-  const auto place = key == root ? snapshot : snapshot / key.substr(root.empty() ? 0 : root.size() + 1);
+  auto place = key == root ? snapshot : snapshot / key.substr(root.empty() ? 0 : root.size() + 1);
   make_directories(last_path().parent_path());
   write_file_atomic(last_path(), place.string());
   return place;
