@@ -9,6 +9,7 @@
 #include "temper/base/error.h"
 #include "temper/base/log.h"
 #include "temper/infer/model_view.h"
+#include "temper/io/pack_model.h"
 #include "temper/models/adapter_params.h"
 #include "temper/models/merge_adapter.h"
 #include "temper/models/registry.h"
@@ -113,21 +114,12 @@ mx::Dtype layer_dtype(const Model& base, const std::string& layer) {
 }
 
 // Every parameter in fp32, unpacked. Lazy.
-Params dense_params(const Model& base) {
-  Params params;
-  for (const auto& [name, array] : base.params) {
-    const bool part = is_packed_part(base, name);
-    if (!part) {
-      params.emplace(name, mx::astype(array, mx::float32));
-    }
+Params dense_params(Model base) {
+  unpack_model(base, mx::float32);
+  for (auto& [name, array] : base.params) {
+    array = mx::astype(array, mx::float32);
   }
-  for (const auto& layer : matrix_layers(base.spec)) {
-    if (base.packed.contains(layer.name)) {
-      params.emplace(layer.name + ".weight",
-                     dense_weight(ParamView(base.params), layer.name, layer.in_features, mx::float32));
-    }
-  }
-  return params;
+  return std::move(base.params);
 }
 
 // As they are to be written, but for packing. Lazy.
@@ -145,25 +137,23 @@ Params fused_params(const FuseOptions& options, const Model& base, const Adapter
 }
 
 // The layers that the base has packed, in its formats; those that the adapter leaves alone word by word. Lazy.
-void pack_again(const Model& base, const Adapter& adapter, Params& params) {
+Params packed_again(const Model& base, const Adapter& adapter, Params params) {
+  Model model;
+  model.params = std::move(params);
+  std::map<std::string, QuantFormat> touched;
   for (const auto& [layer, format] : base.packed) {
-    const bool touched =
-        adapter.params.contains(layer + ".lora_a") || adapter.params.contains(layer + ".weight");
-    if (!touched) {
-      for (const char* leaf : {".weight", ".scales", ".biases"}) {
-        if (const auto it = base.params.find(layer + leaf); it != base.params.end()) {
-          params.insert_or_assign(layer + leaf, it->second);
-        }
-      }
+    if (adapter.params.contains(layer + ".lora_a") || adapter.params.contains(layer + ".weight")) {
+      touched.emplace(layer, format);
       continue;
     }
-    const auto packed = quantize(params.at(layer + ".weight"), format, layer);
-    params.insert_or_assign(layer + ".weight", packed.weight);
-    params.insert_or_assign(layer + ".scales", packed.scales);
-    if (packed.biases) {
-      params.insert_or_assign(layer + ".biases", *packed.biases);
+    for (const char* leaf : {".weight", ".scales", ".biases"}) {
+      if (const auto it = base.params.find(layer + leaf); it != base.params.end()) {
+        model.params.insert_or_assign(layer + leaf, it->second);
+      }
     }
   }
+  pack_model(model, touched);
+  return std::move(model.params);
 }
 
 // What config.json will say the weights are: asked for, said already, or else as the embedding is stored.
@@ -185,7 +175,7 @@ mx::Dtype write_fused(const FuseOptions& options, const Adapter& adapter, const 
   auto base = open_model(options.model);
   auto params = fused_params(options, base, adapter);
   if (options.quantize_again) {
-    pack_again(base, adapter, params);
+    params = packed_again(base, adapter, std::move(params));
   } else if (options.layout == FolderLayout::hub) {
     const auto& family = find_family(base.spec.model_type, options.model.string());
     params = export_weights(family.layout, base.spec, std::move(params));
