@@ -95,7 +95,7 @@ Params fixed_dora_scales(const DecoderSpec& spec, const Params& model, const Lor
     }
     const auto& a = adapter.at(layer.name + ".lora_a");
     const auto& b = adapter.at(layer.name + ".lora_b");
-    const auto pair = embeds ? LoraPair{mx::transpose(b), mx::transpose(a)} : LoraPair{a, b};
+    const auto pair = pair_of(a, b, embeds);
     const auto scale =
         dora_scale(ParamView(model, &adapter), layer.name, pair, config.of(layer.name).scale, dtype);
     const auto it = scales.emplace(layer.name + ".dora_scale", scale).first;

@@ -77,7 +77,7 @@ std::string head_layer(const DecoderSpec& spec) {
   return spec.tied_head ? spec.prefix + "embed_tokens" : spec.head;
 }
 
-// The head's adapter. A tied embedding's factors act the other way round.
+// The head's adapter, a tied embedding's if it is that.
 void add_adapter(const DecoderSpec& spec, const ForwardContext& context, Head& head) {
   const auto& params = context.params;
   const auto name = head_layer(spec);
@@ -87,7 +87,7 @@ void add_adapter(const DecoderSpec& spec, const ForwardContext& context, Head& h
   }
   const auto lora = context.lora.of(name);
   const auto& b = params.at(name + ".lora_b");
-  const LoraPair pair = spec.tied_head ? LoraPair{mx::transpose(b), mx::transpose(*a)} : LoraPair{*a, b};
+  const auto pair = pair_of(*a, b, spec.tied_head);
   head.lora_a_ER = pair.a * lora.scale;
   head.lora_b_RV = pair.b;
   head.dropout = lora.dropout;

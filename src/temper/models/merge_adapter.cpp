@@ -19,10 +19,7 @@ mx::array merged_weight(const MatrixLayer& layer, const LoraConfig& lora, const 
   }
   const auto m = adapter.find(layer.name + ".m");
   const auto magnitude = m == adapter.end() ? std::nullopt : std::optional(m->second);
-  // An embedding's factors go from the vocabulary to the features.
-  const bool embeds = layer.kind == LayerKind::embedding;
-  const auto pair = embeds ? LoraPair{mx::transpose(b), mx::transpose(a)} : LoraPair{a, b};
-  return merge_lora(own, pair, weight, magnitude);
+  return merge_lora(own, pair_of(a, b, layer.kind == LayerKind::embedding), weight, magnitude);
 }
 
 } // namespace

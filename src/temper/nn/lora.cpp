@@ -19,6 +19,10 @@ LoraConfig LoraConfig::of(const std::string& layer) const {
                             : LoraConfig{it->second.rank, it->second.scale, dropout, dora};
 }
 
+LoraPair pair_of(const mx::array& a, const mx::array& b, bool embedding) {
+  return embedding ? LoraPair{mx::transpose(b), mx::transpose(a)} : LoraPair{a, b};
+}
+
 mx::array apply_lora(const LoraConfig& config, const LoraPair& pair, const mx::array& x, const mx::array& y,
                      const std::optional<mx::array>& dropout_key) {
   const auto& [a_IR, b_RO] = pair;

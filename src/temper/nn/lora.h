@@ -37,6 +37,10 @@ struct LoraPair {
   mx::array b;
 };
 
+// The stored factors as they act on a weight [O, I]: an embedding's [V, E] go from its vocabulary V to its
+// features E, so that they are turned round. Lazy.
+LoraPair pair_of(const mx::array& a, const mx::array& b, bool embedding);
+
 // Returns y + scale (dropout(x) A) B for x [..., I], y [..., O], in y's dtype; A and B are cast to x's dtype.
 // `dropout_key`: uint32 [2], none outside training.
 // Lazy; differentiable in x, y, A, B. Throws ModelError, with both shapes, if they disagree.
