@@ -118,7 +118,12 @@ TEST_CASE("damaged files are refused before anything is mapped") {
   CHECK(contains(complaint(whole + "x"), "take 8 bytes, the file holds 9"));
   CHECK(contains(complaint(with_length(~std::uint64_t{0}, sound)), "header claims"));
   CHECK(contains(complaint(with_length(200'000'000, sound)), "header claims"));
-  CHECK(contains(complaint(std::string("PK\x03\x04\x14\x00\x08\x00", 8) + sound), "header claims"));
+  CHECK(contains(complaint(std::string("PK\x03\x04\x14\x00\x08\x00", 8) + sound), "is a zip or pickle"));
+  CHECK(contains(complaint(std::string("\x80\x02}q\x00(X\x01", 8) + sound), "is a zip or pickle"));
+  CHECK(contains(complaint(with_length(std::uint64_t{1} << 63, sound)), "header claims"));
+  CHECK(contains(complaint(file_of("", 0)), "not JSON"));
+  CHECK(contains(complaint(file_of("7", 0)), "not a JSON object"));
+  CHECK(contains(complaint(file_of(sound + "x", 8)), "not JSON"));
   CHECK(contains(complaint("version https://git-lfs.github.com/spec/v1\n"), "header claims"));
   CHECK(contains(complaint(file_of("not json", 0)), "not JSON"));
   CHECK(contains(complaint(file_of("[1]", 0)), "not a JSON object"));
@@ -138,8 +143,57 @@ TEST_CASE("impossible tensors are named") {
   CHECK(contains(one(tensor("F32", "\"two\"", "[0,8]"), 8), "layer.w lacks"));
   CHECK(contains(one(tensor("Q4_K", "[2]", "[0,8]"), 8), "layer.w has dtype Q4_K"));
   CHECK(contains(one(tensor("F64", "[1]", "[0,8]"), 8), "layer.w has dtype F64"));
+  CHECK(contains(one(tensor("U8", "7", "[0,1]"), 1), "layer.w lacks"));
+  CHECK(contains(one(tensor("U8", "{\"a\":1}", "[0,1]"), 1), "layer.w lacks"));
   CHECK(contains(one("{}", 8), "layer.w lacks"));
   CHECK(contains(one("7", 8), "layer.w lacks"));
+}
+
+TEST_CASE("axes are as many, and as long, as MLX counts") {
+  const auto one = [](const std::string& shape, std::size_t bytes) {
+    return complaint(
+        file_of("{\"w\":" + tensor("U8", shape, "[0," + std::to_string(bytes) + "]") + "}", bytes));
+  };
+  CHECK(contains(one("[0,4294967296]", 0), "impossible shape"));
+  CHECK(contains(one("[0,9223372036854775808]", 0), "impossible shape"));
+  CHECK(contains(one("[1e3]", 1000), "impossible shape"));
+  std::string many = "[1";
+  for (int i = 0; i < 40; ++i) {
+    many += ",1";
+  }
+  CHECK(contains(one(many + "]", 1), "w lacks"));
+}
+
+TEST_CASE("a name stands once in a header, and in a message on one line") {
+  const auto entry = tensor("U8", "[1]", "[0,1]");
+  CHECK(contains(complaint(file_of("{\"w\":" + entry + ",\"w\":" + entry + "}", 1)), "names tensor w twice"));
+  CHECK(contains(complaint(file_of(R"({"w":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1)),
+                 "w lacks"));
+  CHECK(contains(complaint(file_of("{\"a\\nb\":" + tensor("U8", "[2]", "[0,1]") + "}", 1)), "tensor a?b"));
+  CHECK(complaint(file_of("{\"" + std::string(100'000, 'n') + "\":7}", 0)).size() < 600);
+}
+
+TEST_CASE("deep nesting ends at once, wherever it is") {
+  const std::string deep(1'000'000, '[');
+  CHECK(contains(complaint(file_of(deep, 0)), "not a JSON object"));
+  CHECK(contains(complaint(file_of("{\"w\":" + deep, 0)), "w lacks"));
+  CHECK(contains(complaint(file_of("{\"__metadata__\":{\"a\":" + deep, 0)), "nested too deep"));
+  CHECK(contains(complaint(file_of("{\"w\":{\"shape\":" + deep, 0)), "nested too deep"));
+}
+
+TEST_CASE("many tensors are read in a moment") {
+  std::string header = "{";
+  for (int i = 0; i < 60'000; ++i) {
+    const auto at = std::to_string(i);
+    header += (i > 0 ? ",\"w" : "\"w") + at +
+              "\":" + tensor("U8", "[1]", "[" + at + "," + std::to_string(i + 1) + "]");
+  }
+  CHECK(parse_safetensors_header(file_of(header + "}", 60'000), "a").tensors.size() == 60'000);
+}
+
+TEST_CASE("a folder is no file of weights") {
+  const TempFolder folder;
+  CHECK(contains(message_of<IoError>([&] { load_safetensors(folder.path()); }), folder.path().string()));
 }
 
 TEST_CASE("tensors may neither overlap nor leave a gap") {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -24,8 +25,11 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-// Reads and validates the header: its length, JSON, dtypes, shapes, offsets (in the file, in order, without
-// gaps or overlaps). Throws ModelError naming file and tensor; IoError if the file can't be read.
+// Validates the header of a whole file's bytes: its length, JSON, dtypes, shapes, offsets (in the file,
+// without gaps or overlaps), each name once. Throws ModelError naming `origin` and the tensor.
+SafetensorsHeader parse_safetensors_header(std::string_view file, const std::string& origin);
+
+// The same of a file; IoError if it can't be read.
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path);
 
 // All tensors, lazily read, after read_safetensors_header() found the file sound.
