@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what building (default) or testing (`setup.sh test`) needs and is not there yet: system packages, a
 # Python environment in .venv with the pinned MLX, and checks for a Rust new enough. Quick when nothing is missing.
+# `setup.sh oracle`: .venv-oracle alone, with what only the slow tests compare to (PyTorch: several GB).
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 VENV="$PWD/.venv"
 VENV_PYTHON="$VENV/bin/python"
 purpose="${1:-build}"
-[[ $purpose == build || $purpose == test ]] || die "usage: scripts/setup.sh [build|test]"
+[[ $purpose == build || $purpose == test || $purpose == oracle ]] || die "usage: scripts/setup.sh [build|test|oracle]"
 
 DEBIAN_PACKAGES=(build-essential ca-certificates ccache cmake doctest-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
   libopenblas-dev libsimdjson-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev)
@@ -137,5 +138,21 @@ setup_python() {
   printf '%s\n' "$inputs" >"$stamp"
 }
 
-setup_packages
-setup_python
+setup_oracle() {
+  local stamp=".venv-oracle/temper.stamp" inputs
+  inputs="$(cksum <tests/oracle-requirements.txt)"
+  if [[ -f $stamp && "$(<"$stamp")" == "$inputs" ]]; then
+    return
+  fi
+  say "installing PyTorch, transformers and PEFT into .venv-oracle"
+  "$(find_python)" -m venv --clear .venv-oracle
+  .venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle-requirements.txt
+  printf '%s\n' "$inputs" >"$stamp"
+}
+
+if [[ $purpose == oracle ]]; then
+  setup_oracle
+else
+  setup_packages
+  setup_python
+fi

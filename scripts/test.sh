@@ -32,6 +32,9 @@ run_ctest() {
 }
 
 scripts/setup.sh test
+if [[ $exclude != slow && -z ${TEMPER_ORACLE_PYTHON:-} ]]; then
+  scripts/setup.sh oracle || say "without .venv-oracle: tests that need it are skipped"
+fi
 if [[ $only == lint ]]; then
   scripts/configure.sh release
   run_ctest release --label-regex lint

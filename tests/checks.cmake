@@ -39,6 +39,7 @@ temper_add_python_tests(parity)
 set_tests_properties(parity.llama_cpp PROPERTIES LABELS slow TIMEOUT 2400)
 temper_add_python_tests(cli)
 temper_add_python_tests(slow LABEL slow)
+set_tests_properties(slow.peft PROPERTIES TIMEOUT 1800)
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
 
 temper_add_check(faults ALL_CORES

@@ -31,7 +31,12 @@ ModelName base_model_of(const std::string& adapter) {
   if (PeftConfig::describes(config)) {
     return {peft_base_model(config), ""};
   }
-  return {config.value("model", ""), config.value("revision", "")};
+  const auto text = [&](const char* key) {
+    return config.is_object() && config.contains(key) && config.at(key).is_string()
+               ? config.at(key).get<std::string>()
+               : std::string();
+  };
+  return {text("model"), text("revision")};
 }
 
 void ModelFlags::add_to(Args& args) {

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.dont_write_bytecode = True
 
+import adapter_faults  # noqa: E402, F401
 import checkpoint_faults  # noqa: E402, F401
 import config_faults  # noqa: E402, F401
 import data_faults  # noqa: E402, F401

@@ -147,7 +147,7 @@ TEST_CASE("DoRA's adapters load as such only, with every part of a layer") {
 
   write("lora", params);
   CHECK(contains(complaint(folder.path(), model.spec),
-                 "tensor model.embed_tokens.m is DoRA's, but adapter_config.json says that it is none"));
+                 "tensor model.embed_tokens.m is DoRA's, but adapter_config.json says fine_tune_type lora"));
   auto part = params;
   part.erase("model.layers.0.mlp.down_proj.m");
   write("dora", part);

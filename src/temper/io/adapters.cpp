@@ -100,7 +100,7 @@ void check_tensors(const fs::path& file, const Adapter& adapter, const DecoderSp
       const bool magnitude = name.ends_with(".m") && adapter.fine_tune_type == "lora";
       throw ModelError(file.string() + ": " +
                        (magnitude
-                            ? "tensor " + name + " is DoRA's, but adapter_config.json says that it is none"
+                            ? "tensor " + name + " is DoRA's, but adapter_config.json says fine_tune_type lora"
                         : is_adapter_tensor(name)
                             ? "tensor " + name + " belongs to no layer of this model that can be adapted"
                             : "this model has no tensor " + name));

@@ -16,7 +16,9 @@ from mlx_lm.tuner.utils import load_adapters
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "parity")]
-from test_families import load_mlx_lm, quick_mlx, temper, to_float32  # noqa: E402, F401
+from conftest import quick_mlx  # noqa: E402, F401
+from test_families import load_mlx_lm, temper, to_float32  # noqa: E402
+from test_fuse import write_adapter  # noqa: E402
 from tiny_model import ROOT, copy_fixture  # noqa: E402
 
 ORACLE = os.environ.get("TEMPER_ORACLE_PYTHON", str(ROOT / ".venv-oracle" / "bin" / "python"))
@@ -80,13 +82,28 @@ CASES = {
 # mlx-lm rounds sqrt(hidden_size) to bf16, knows no windows, or reads no such config
 NOT_MLX_LM = {"gemma2", "gemma3 text", "gemma3", "qwen2 tied", "qwen3_5", "gpt_oss", "phi3"}
 
-pytestmark = pytest.mark.skipif(
-    not pathlib.Path(ORACLE).exists(), reason=f"{ORACLE} is not there: scripts/setup.sh oracle makes it, of several GB"
-)
+# Adapters in mlx-lm's format on what PEFT makes none for: experts one by one, DoRA on an embedding.
+# name: (model, layers, whether by DoRA, whether PEFT can express it)
+OURS = {
+    "mixtral experts": ("families/mixtral", ["self_attn.q_proj", "block_sparse_moe.switch_mlp.gate_proj",
+                                             "block_sparse_moe.switch_mlp.down_proj"], False, True),
+    "qwen3_moe experts": ("families/qwen3_moe", ["self_attn.v_proj", "mlp.switch_mlp.gate_proj",
+                                                 "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"], False, True),
+    "tied embedding": ("llama/llama32", ["self_attn.q_proj", "model.embed_tokens"], False, True),
+    "tied embedding dora": ("llama/llama32", ["self_attn.q_proj", "model.embed_tokens"], True, False),
+}  # fmt: skip
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_mlx"),
+    pytest.mark.skipif(
+        not pathlib.Path(ORACLE).exists(),
+        reason=f"{ORACLE} is not there: scripts/setup.sh oracle makes it, of several GB",
+    ),
+]
 
 
-def base_model(case, folder):
-    name = pathlib.Path(CASES[case][0])
+def base_model(model, folder):
+    name = pathlib.Path(model)
     made = copy_fixture(name.name, folder, fixtures=ROOT / "tests" / "golden" / name.parent)
     (made / "older_config.json").write_text((made / "config.json").read_text())
     saved = ROOT / "tests" / "golden" / name / "saved_config.json"
@@ -110,6 +127,17 @@ def ask(folder, jobs):
     return {key: mx.load(job["logits"])["logits"] for key, job in zip(jobs, listed)}
 
 
+def mlx_lm_logits(base, adapter):
+    """With the config that mlx-lm reads in the place of transformers'."""
+    theirs = (base / "config.json").read_text()
+    (base / "config.json").write_text((base / "older_config.json").read_text())
+    model = load_mlx_lm(base)
+    load_adapters(model, str(adapter))
+    model.eval()
+    (base / "config.json").write_text(theirs)
+    return model(mx.array(TOKENS)).astype(mx.float32)
+
+
 class Bench:
     """Every case made by PEFT, sent through Temper and asked again: the oracle starts twice in all."""
 
@@ -121,7 +149,7 @@ class Bench:
             place = folder / case.replace(" ", "_")
             place.mkdir()
             self.places[case] = place
-        self.bases = {case: base_model(case, place) for case, place in self.places.items()}
+        self.bases = {case: base_model(CASES[case][0], place) for case, place in self.places.items()}
         self.expected = ask(folder, {
             f"{case}-made": {"base": self.bases[case], "adapter": self.places[case] / "peft", "config": CASES[case][1]}
             for case in CASES
@@ -188,11 +216,26 @@ def test_a_fused_folder_answers_in_transformers_as_peft_does(bench, case):
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_MLX_LM])
 def test_mlx_lm_loads_what_temper_makes_of_it(bench, case):
     def logits():
-        folder = bench.bases[case]
-        (folder / "config.json").write_text((folder / "older_config.json").read_text())
-        model = load_mlx_lm(folder)
-        load_adapters(model, str(bench.places[case] / "mlx"))
-        model.eval()
-        return model(mx.array(TOKENS)).astype(mx.float32)
+        return mlx_lm_logits(bench.bases[case], bench.places[case] / "mlx")
 
     bench.check(case, "mlx", logits)
+
+
+@pytest.mark.parametrize("case", OURS)
+def test_adapters_of_experts_and_tied_embeddings_are_the_same_everywhere(tmp_path, case):
+    model, keys, dora, in_peft = OURS[case]
+    base = base_model(model, tmp_path)
+    theirs = (base / "config.json").read_text()
+    (base / "config.json").write_text((base / "older_config.json").read_text())
+    made = write_adapter(tmp_path / "made", load_mlx_lm(base), keys, dora)
+    (base / "config.json").write_text(theirs)
+    expected = mlx_lm_logits(base, made)
+    temper("fuse", "--adapter", made, "--model", base, "--out", tmp_path / "fused", "--dtype", "float32", "--text", "w5 w9")
+    jobs = {"x-fused": {"base": tmp_path / "fused"}, "x-base": {"base": base}}
+    if in_peft:
+        temper("adapter", "--adapter", made, "--model", base, "--to", "peft", "--out", tmp_path / "peft")
+        jobs["x-peft"] = {"base": base, "adapter": tmp_path / "peft"}
+    answers = ask(tmp_path, jobs)
+    assert mx.max(mx.abs(expected - answers.pop("x-base"))).item() > 1e-2
+    for name, found in answers.items():
+        assert mx.max(mx.abs(expected - found)).item() < 1e-4, name
