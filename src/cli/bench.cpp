@@ -37,6 +37,7 @@ struct BenchOptions {
   bool grad_checkpoint = false;
   std::string attention = "auto";
   double peak_tflops = 0;
+  double memory_limit_gb = 0;
 };
 
 // full: every row `width` tokens, all targets. instruct: log-normal lengths (median 150, mean about 200),
@@ -65,6 +66,7 @@ LoaderOptions loader_options(const BenchOptions& options) {
   loader.packing = options.packing && options.lengths != "full";
   loader.pack_width = options.width;
   loader.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
+  loader.few_shapes = mx::default_device() != mx::Device::cpu;
   return loader;
 }
 
@@ -95,6 +97,9 @@ Model bench_model(const BenchOptions& options) {
 
 Json run_step_bench(const BenchOptions& options) {
   prepare_device();
+  if (options.memory_limit_gb > 0) {
+    mx::set_memory_limit(static_cast<std::size_t>(1e9 * options.memory_limit_gb));
+  }
   const auto model = bench_model(options);
   const auto data = synthetic_data(options, model.spec.vocab_size);
   StepOptions step_options;
@@ -107,6 +112,7 @@ Json run_step_bench(const BenchOptions& options) {
   auto state = step.initial_state(init_adapter(step_options.lora, adaptable_layers(model.spec, -1, {}), 0), 0);
   BatchLoader loader(data, loader_options(options));
 
+  WorkLimit work;
   Stopwatch watch;
   double first_step_seconds = 0;
   std::int64_t tokens = 0;
@@ -129,7 +135,11 @@ Json run_step_bench(const BenchOptions& options) {
     auto outputs = values(state.trainable);
     outputs.push_back(part.loss);
     outputs.push_back(outcome.grad_norm);
+    if (options.memory_limit_gb == 0) {
+      work.before_step(num_padded_tokens(batch));
+    }
     mx::async_eval(outputs);
+    work.after_step();
     loss.item<float>(); // the step before: one step runs ahead, as in training
     loss = part.loss;
     norm = outcome.grad_norm;
@@ -192,6 +202,9 @@ int run_bench_step(const Arguments& arguments) {
   args.add("attention", &options.attention, "what computes attention: as in training")
       .one_of({"auto", "fused", "blocked"});
   args.add("peak_tflops", &options.peak_tflops, "of the device, for mfu; 0: leave mfu out").at_least(0);
+  args.add("memory_limit_gb", &options.memory_limit_gb,
+           "above which the host waits for the GPU; 0: as in training, little above what a step needs")
+      .at_least(0);
   if (!args.parse(arguments)) {
     return 0;
   }

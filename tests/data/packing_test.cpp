@@ -117,3 +117,36 @@ TEST_CASE("padded rows keep the batch's order") {
   CHECK(layout.width == 384);
   CHECK(layout.placements[1].example == 1);
 }
+
+TEST_CASE("batches in few shapes: sound, of a bounded number of sizes, narrow where examples are short") {
+  std::mt19937 random(1);
+  std::lognormal_distribution<double> lengths_of(5.0, 0.75);
+  for (const int count : {8, 40}) {
+    std::set<std::pair<int, int>> shapes;
+    std::int64_t used = 0;
+    std::int64_t room = 0;
+    for (int trial = 0; trial < 500; ++trial) {
+      std::vector<std::int32_t> lengths(static_cast<std::size_t>(count));
+      for (auto& length : lengths) {
+        length = std::clamp(static_cast<int>(lengths_of(random)), 15, 2047);
+        used += length;
+      }
+      const auto layout = temper::layout_in_few_shapes(lengths, 2048);
+      check_sound(layout, lengths);
+      CHECK(layout.width % 512 == 0);
+      room += static_cast<std::int64_t>(layout.rows) * layout.width;
+      shapes.insert({layout.rows, layout.width});
+    }
+    CHECK(static_cast<double>(used) > 0.75 * static_cast<double>(room));
+    CHECK(shapes.size() < 35);
+  }
+}
+
+TEST_CASE("few shapes hold an example of any length, and full rows exactly") {
+  const std::vector<std::int32_t> longest = {3000, 10};
+  check_sound(temper::layout_in_few_shapes(longest, 1024), longest);
+  const std::vector<std::int32_t> full(4, 2048);
+  const auto layout = temper::layout_in_few_shapes(full, 2048);
+  CHECK(layout.rows == 4);
+  CHECK(layout.width == 2048);
+}

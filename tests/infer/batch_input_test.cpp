@@ -57,7 +57,7 @@ float weight_of(const HostBatch& batch) {
 std::pair<float, Arrays> loss_and_gradients(const Model& model, const HostBatch& batch,
                                             PackedAttention attention) {
   const auto layout = to_arrays(batch, model.spec, weight_of(batch), attention);
-  const auto device = as_device_batch(layout, layout.arrays);
+  const auto device = as_device_batch(layout, layout.words);
   const auto loss_of = [&](const Arrays& in) {
     const auto params = with_values(model.params, in);
     ForwardContext context{ParamView(params), {}, {}};
@@ -102,7 +102,7 @@ TEST_CASE("rule 2: padding is never a target, whatever the layout") {
   for (const bool packing : {false, true}) {
     const auto batch = batch_of({9, 4, 6}, packing);
     const auto layout = to_arrays(batch, load_spec(kFixtures / "llama2"), 0.25F, PackedAttention::documents);
-    auto targets = as_device_batch(layout, layout.arrays).targets;
+    auto targets = as_device_batch(layout, layout.words).targets;
     mx::eval(targets.positions_S, targets.targets_S, targets.weights_S);
     CHECK(targets.targets_S.shape(0) == 64);
     int counted = 0;
@@ -142,7 +142,7 @@ TEST_CASE("only dynamic rope is given the documents' lengths") {
   CHECK_FALSE(to_arrays(batch, load_spec(kFixtures / "llama2"), 1.0F, PackedAttention::dense_mask).has_lengths);
   const auto layout = to_arrays(batch, load_spec(kFixtures / "dynamic"), 1.0F, PackedAttention::dense_mask);
   CHECK(layout.has_lengths);
-  auto lengths = *as_device_batch(layout, layout.arrays).input.lengths_BT;
+  auto lengths = *as_device_batch(layout, layout.words).input.lengths_BT;
   mx::eval(lengths);
   for (std::size_t i = 0; i < batch.segments.size(); ++i) {
     const auto segment = batch.segments[i];

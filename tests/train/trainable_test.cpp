@@ -72,7 +72,7 @@ std::pair<float, Params> gradients_of_method(const Model& model, const Method& m
                                              const HostBatch& batch, const Variant& variant) {
   auto layout =
       to_arrays(batch, model.spec, 1.0F / static_cast<float>(batch.num_supervised), PackedAttention::documents);
-  auto device = as_device_batch(layout, layout.arrays);
+  auto device = as_device_batch(layout, layout.words);
   device.input.checkpoint = variant.checkpoint;
   const auto loss_of = [&](const Arrays& in) {
     auto own = with_values(trained, in);

@@ -53,6 +53,14 @@ void place_document(HostBatch& batch, const Document& document) {
   batch.documents.push_back(document);
 }
 
+RowLayout make_layout(std::span<const std::int32_t> lengths, const LoaderOptions& options) {
+  if (!options.packing) {
+    return layout_padded(lengths, options.width_multiple);
+  }
+  return options.few_shapes ? layout_in_few_shapes(lengths, pack_width(options))
+                            : layout_packed(lengths, pack_width(options), options.width_multiple);
+}
+
 } // namespace
 
 HostBatch collate(const TokenDataset& data, std::span<const std::uint32_t> examples,
@@ -62,10 +70,9 @@ HostBatch collate(const TokenDataset& data, std::span<const std::uint32_t> examp
   for (const auto index : examples) {
     lengths.push_back(static_cast<std::int32_t>(data.length(index)) - 1);
   }
-  const auto layout = options.packing ? layout_packed(lengths, pack_width(options), options.width_multiple)
-                                      : layout_padded(lengths, options.width_multiple);
+  const auto layout = make_layout(lengths, options);
   HostBatch batch = blank(layout.rows, layout.width);
-  batch.packed = layout.placements.size() > static_cast<std::size_t>(layout.rows);
+  batch.packed = std::ranges::any_of(layout.placements, [](const auto& place) { return place.start > 0; });
   batch.num_examples = static_cast<std::int64_t>(examples.size());
   for (const auto& place : layout.placements) {
     const auto example = data[examples[static_cast<std::size_t>(place.example)]];

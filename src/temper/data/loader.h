@@ -22,6 +22,7 @@ struct LoaderOptions {
   bool packing = true;           // several documents a row, first-fit-decreasing
   int pack_width = 0;            // inputs of a packed row; 0: max_seq_length rounded up to width_multiple
   int width_multiple = 128;      // row widths are multiples of this
+  bool few_shapes = false;       // packed: layout_in_few_shapes(), where a new shape costs seconds of compiling
   bool shuffle = true;
   bool drop_last = false;     // leave out an epoch's last, smaller batch (unless it is the only one)
   bool compat_mlx_lm = false; // mlx-lm's order (numpy's generator), widths, padding and target mask

@@ -1,12 +1,16 @@
 #include "temper/data/packing.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 namespace temper {
 namespace {
 
 constexpr int kFineSteps = 16;
+constexpr int kShapeMultiple = 512;
+constexpr double kAttentionWidth =
+    4800;                        // a row this wide spends as much on masked attention as on the rest (H200)
 constexpr int kPackedWidths = 8; // steps of pack_width, of which the upper half is used
 
 int round_up(int value, int multiple) {
@@ -87,6 +91,26 @@ RowLayout layout_packed(std::span<const std::int32_t> lengths, int pack_width, i
     }
     auto layout = first_fit(lengths, order, width);
     if (area(layout) < area(best)) {
+      best = std::move(layout);
+    }
+  }
+  return best;
+}
+
+RowLayout layout_in_few_shapes(std::span<const std::int32_t> lengths, int pack_width) {
+  const auto order = by_decreasing_length(lengths);
+  const int longest = order.empty() ? 1 : lengths[static_cast<std::size_t>(order.front())];
+  const int narrowest = row_width(longest, kShapeMultiple);
+  const int widest = std::max(round_up(pack_width, kShapeMultiple), narrowest);
+  RowLayout best;
+  double least = std::numeric_limits<double>::infinity();
+  for (int width = narrowest; width <= widest; width *= 2) {
+    auto layout = first_fit(lengths, order, width);
+    const int columns = row_width(std::max(1, layout.rows) * width, kShapeMultiple);
+    layout.rows = (columns + width - 1) / width;
+    const double cost = static_cast<double>(area(layout)) * (1.0 + width / kAttentionWidth);
+    if (cost < least) {
+      least = cost;
       best = std::move(layout);
     }
   }

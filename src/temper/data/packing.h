@@ -34,4 +34,9 @@ RowLayout layout_padded(std::span<const std::int32_t> lengths, int width_multipl
 // rows take five widths between pack_width / 2 and pack_width: so the shapes stay few.
 RowLayout layout_packed(std::span<const std::int32_t> lengths, int pack_width, int width_multiple);
 
+// First-fit-decreasing in few shapes: rows of 512, 1024, ... columns up to pack_width (or what the longest
+// example takes), and as many rows, some perhaps empty, as make the batch's columns a row_width(., 512). Of the
+// widths it is the one with the least to compute, where a token's attention grows with its row's width.
+RowLayout layout_in_few_shapes(std::span<const std::int32_t> lengths, int pack_width);
+
 } // namespace temper

@@ -22,7 +22,7 @@ mx::array batch_loss(const ModelView& model, const HostBatch& batch, const LossO
   const auto layout = to_arrays(batch, *model.spec, 1.0F,
                                 options.attention.value_or(default_packed_attention(
                                     *model.spec, compute_dtype(*model.spec, model.params))));
-  const auto device = as_device_batch(layout, layout.arrays);
+  const auto device = as_device_batch(layout, layout.words);
   ForwardContext context{model.params, model.lora, std::nullopt};
   const auto hidden = decoder_hidden(*model.spec, context, device.input);
   return cross_entropy_value(mx::flatten(hidden, 0, 1), decoder_head(*model.spec, context), device.targets,

@@ -1,6 +1,7 @@
 #include "temper/infer/batch_input.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "temper/base/error.h"
 
@@ -10,34 +11,55 @@ namespace {
 constexpr int kLengthMultiple = 32;
 constexpr int kSelectedMultiple = 64;
 
+// A GPU's arrays of one size are made of another's freed memory, and what the host writes of what it can read:
+// so far beyond what a batch takes, no other array has its size, and nothing is moved between them.
+constexpr std::size_t kSpareWords = std::size_t{3} << 18;
+
 int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-mx::array int_array(const std::vector<std::int32_t>& values, mx::Shape shape) {
-  return mx::array(values.data(), std::move(shape), mx::int32);
+mx::array int_array(const std::vector<std::int32_t>& values) {
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
 }
 
-mx::array flag_array(const std::vector<std::uint8_t>& values, mx::Shape shape) {
-  return mx::array(reinterpret_cast<const bool*>(values.data()), std::move(shape), mx::bool_);
-}
+// A batch's arrays as they are filled: one after the other, as 32-bit words.
+struct Words {
+  std::vector<std::int32_t> values;
+  std::vector<BatchArrays::Part> parts;
 
-void push_segments(const HostBatch& batch, std::vector<mx::array>& arrays) {
-  arrays.push_back(int_array(batch.segments, {batch.rows, batch.width}));
+  void add(const std::vector<std::int32_t>& more, mx::Shape shape) {
+    parts.push_back({std::move(shape), mx::int32});
+    values.insert(values.end(), more.begin(), more.end());
+  }
+  void add_flags(const std::vector<std::uint8_t>& more, mx::Shape shape) {
+    parts.push_back({std::move(shape), mx::bool_});
+    values.insert(values.end(), more.begin(), more.end());
+  }
+  void add_floats(const std::vector<float>& more, mx::Shape shape) {
+    parts.push_back({std::move(shape), mx::float32});
+    for (const float value : more) {
+      values.push_back(std::bit_cast<std::int32_t>(value));
+    }
+  }
+};
+
+void push_segments(const HostBatch& batch, Words& words) {
+  words.add(batch.segments, {batch.rows, batch.width});
 }
 
 // Where each document stands among the batch's tokens.
-void push_places(const HostBatch& batch, std::vector<mx::array>& arrays) {
+void push_places(const HostBatch& batch, Words& words) {
   std::vector<std::int32_t> places;
   for (const auto& document : batch.documents) {
     places.push_back(document.row * batch.width + document.start);
     places.push_back(document.length);
   }
-  arrays.push_back(int_array(places, {static_cast<int>(batch.documents.size()), 2}));
+  words.add(places, {static_cast<int>(batch.documents.size()), 2});
 }
 
 // Each document's tokens as a row, and the way back.
-void push_documents(const HostBatch& batch, std::vector<mx::array>& arrays) {
+void push_documents(const HostBatch& batch, Words& words) {
   int longest = 1;
   for (const auto& document : batch.documents) {
     longest = std::max(longest, document.length);
@@ -61,34 +83,42 @@ void push_documents(const HostBatch& batch, std::vector<mx::array>& arrays) {
       real[static_cast<std::size_t>(token)] = 1;
     }
   }
-  arrays.push_back(int_array(gather, {num_documents, length}));
-  arrays.push_back(flag_array(valid, {num_documents, length}));
-  arrays.push_back(int_array(scatter, {static_cast<int>(num_tokens)}));
-  arrays.push_back(flag_array(real, {static_cast<int>(num_tokens)}));
+  words.add(gather, {num_documents, length});
+  words.add_flags(valid, {num_documents, length});
+  words.add(scatter, {static_cast<int>(num_tokens)});
+  words.add_flags(real, {static_cast<int>(num_tokens)});
 }
 
 // The length of the document that each token belongs to; 1 for padding.
-mx::array lengths(const HostBatch& batch) {
+void push_lengths(const HostBatch& batch, Words& words) {
   std::vector<std::int32_t> values(batch.segments.size(), 1);
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (batch.segments[i] >= 0) {
       values[i] = batch.documents[static_cast<std::size_t>(batch.segments[i])].length;
     }
   }
-  return int_array(values, {batch.rows, batch.width});
+  words.add(values, {batch.rows, batch.width});
 }
 
 // Which tokens are no padding.
-mx::array real_tokens(const HostBatch& batch) {
+void push_real_tokens(const HostBatch& batch, Words& words) {
   std::vector<std::uint8_t> real;
   real.reserve(batch.segments.size());
   for (const auto segment : batch.segments) {
     real.push_back(segment >= 0 ? 1 : 0);
   }
-  return flag_array(real, {batch.rows, batch.width});
+  words.add_flags(real, {batch.rows, batch.width});
 }
 
-void push_targets(const HostBatch& batch, float weight, std::vector<mx::array>& arrays) {
+// Room for `selected` of a batch's tokens, in few sizes. On a GPU, where every size is another compiled step,
+// these are quarters of the batch: what they add costs less than the head does for as many tokens.
+int selected_places(int selected, int num_tokens) {
+  const bool on_gpu = mx::default_device() == mx::Device::gpu;
+  return round_up(selected,
+                  on_gpu ? round_up(std::max(num_tokens / 4, 1), kSelectedMultiple) : kSelectedMultiple);
+}
+
+void push_targets(const HostBatch& batch, float weight, Words& words) {
   std::vector<std::int32_t> selected;
   std::vector<std::int32_t> targets;
   for (std::size_t i = 0; i < batch.supervised.size(); ++i) {
@@ -98,13 +128,13 @@ void push_targets(const HostBatch& batch, float weight, std::vector<mx::array>& 
     }
   }
   std::vector<float> weights(selected.size(), weight);
-  const int count = round_up(std::max(1, static_cast<int>(selected.size())), kSelectedMultiple);
+  const int count = selected_places(std::max(1, static_cast<int>(selected.size())), batch.rows * batch.width);
   selected.resize(static_cast<std::size_t>(count), 0);
   targets.resize(static_cast<std::size_t>(count), 0);
   weights.resize(static_cast<std::size_t>(count), 0.0F);
-  arrays.push_back(int_array(selected, {count}));
-  arrays.push_back(int_array(targets, {count}));
-  arrays.push_back(mx::array(weights.data(), {count}, mx::float32));
+  words.add(selected, {count});
+  words.add(targets, {count});
+  words.add_floats(weights, {count});
 }
 
 // The host kernels know neither soft caps nor sinks.
@@ -124,8 +154,8 @@ PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtyp
 
 std::string BatchArrays::shape_key() const {
   std::string key = packed ? "packed" : "rows";
-  for (const auto& array : arrays) {
-    key += shape_text(array.shape());
+  for (const auto& part : parts) {
+    key += shape_text(part.shape);
   }
   return key;
 }
@@ -142,28 +172,45 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   result.packed = batch.packed;
   result.attention = attention;
   result.has_lengths = with_lengths || depends_on_length(spec);
-  result.arrays.push_back(int_array(batch.tokens, {batch.rows, batch.width}));
-  result.arrays.push_back(int_array(batch.positions, {batch.rows, batch.width}));
+  Words words;
+  words.add(batch.tokens, {batch.rows, batch.width});
+  words.add(batch.positions, {batch.rows, batch.width});
   if (attention == PackedAttention::host) {
-    push_places(batch, result.arrays);
+    push_places(batch, words);
   } else if (batch.packed) {
-    attention == PackedAttention::documents ? push_documents(batch, result.arrays)
-                                            : push_segments(batch, result.arrays);
+    attention == PackedAttention::documents ? push_documents(batch, words) : push_segments(batch, words);
   }
   if (result.has_lengths) {
-    result.arrays.push_back(lengths(batch));
+    push_lengths(batch, words);
   }
   result.has_real = spec.moe.num_experts > 0;
   if (result.has_real) {
-    result.arrays.push_back(real_tokens(batch));
+    push_real_tokens(batch, words);
   }
-  push_targets(batch, weight, result.arrays);
+  push_targets(batch, weight, words);
+  const auto count = words.values.size() + (mx::default_device() == mx::Device::gpu ? kSpareWords : 0);
+  words.values.resize(count, 0);
+  result.parts = std::move(words.parts);
+  result.words = int_array(words.values);
   return result;
 }
 
-DeviceBatch as_device_batch(const BatchArrays& layout, const std::vector<mx::array>& arrays,
-                            std::size_t offset) {
-  const auto next = [&] { return arrays.at(offset++); };
+DeviceBatch as_device_batch(const BatchArrays& layout, const mx::array& words) {
+  std::size_t part = 0;
+  int at = 0;
+  const auto next = [&] {
+    const auto& [shape, dtype] = layout.parts.at(part++);
+    const int begin = at;
+    for (int size = 1; const int extent : shape) {
+      size *= extent;
+      at = begin + size;
+    }
+    const auto own = mx::reshape(mx::slice(words, {begin}, {at}), shape);
+    if (dtype == mx::bool_) {
+      return mx::not_equal(own, mx::array(0));
+    }
+    return dtype == mx::float32 ? mx::view(own, mx::float32) : own;
+  };
   DecoderInput input{.tokens_BT = next()};
   input.positions_BT = next();
   if (layout.attention == PackedAttention::host) {

@@ -21,11 +21,16 @@ enum class PackedAttention {
 // The fastest for the model in `dtype` on the device that MLX computes on.
 PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtype);
 
-// The arrays of a batch, all int32 but the weights (fp32), the document layout's flags (bool).
+// The arrays of a batch, laid end to end in one: a host array a step is written and handed over, not nine.
 struct BatchArrays {
+  struct Part {
+    mx::Shape shape;
+    mx::Dtype dtype; // int32, float32, or bool: a word each
+  };
   // tokens, positions, [segments | gather, valid, scatter, real | documents], [lengths], [real], selected,
-  // targets, weights
-  std::vector<mx::array> arrays;
+  // targets, weights (fp32)
+  std::vector<Part> parts;
+  mx::array words = mx::array(0); // int32
   bool packed = false;
   PackedAttention attention = PackedAttention::dense_mask;
   bool has_lengths = false; // ropes that depend on the length, and NEFTune, read them
@@ -45,8 +50,7 @@ struct DeviceBatch {
   LossTargets targets;
 };
 
-// Reads `arrays` (perhaps traced stand-ins for layout.arrays) as `layout` describes them.
-DeviceBatch as_device_batch(const BatchArrays& layout, const std::vector<mx::array>& arrays,
-                            std::size_t offset = 0);
+// Reads `words` (perhaps a traced stand-in for layout.words) as `layout` describes them.
+DeviceBatch as_device_batch(const BatchArrays& layout, const mx::array& words);
 
 } // namespace temper

@@ -77,10 +77,14 @@ Params init_adapter(const LoraConfig& config, const std::vector<MatrixLayer>& la
   return params;
 }
 
+bool computes_in_fp32(const std::string& name) {
+  return name.ends_with(".m");
+}
+
 Params forward_params(const Params& trained, mx::Dtype dtype) {
   Params result;
   for (const auto& [name, array] : trained) {
-    result.emplace_hint(result.end(), name, name.ends_with(".m") ? array : mx::astype(array, dtype));
+    result.emplace_hint(result.end(), name, computes_in_fp32(name) ? array : mx::astype(array, dtype));
   }
   return result;
 }

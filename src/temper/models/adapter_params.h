@@ -33,8 +33,11 @@ Params weight_norms(const Params& model, const std::vector<MatrixLayer>& layers)
 Params init_adapter(const LoraConfig& config, const std::vector<MatrixLayer>& layers, std::uint64_t seed,
                     const Params& norms = {});
 
-// Trained parameters as a forward pass takes them: in `dtype`, but for DoRA's magnitudes, which are divided by
-// a norm before they are rounded. Lazy.
+// Whether a forward pass takes a trained parameter in fp32 whatever the model computes in: DoRA's magnitudes,
+// which are divided by a norm before they are rounded.
+bool computes_in_fp32(const std::string& name);
+
+// Trained parameters as a forward pass takes them: in `dtype`, but for those that compute in fp32. Lazy.
 Params forward_params(const Params& trained, mx::Dtype dtype);
 
 // "<layer>.dora_scale" of each linear layer and head that `adapter` gives a magnitude (nn/linear.h): without

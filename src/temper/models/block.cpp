@@ -1,6 +1,11 @@
 #include "temper/models/block.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <tuple>
+#include <utility>
 
 #include "temper/models/tensors.h"
 #include "temper/nn/fused.h"
@@ -12,7 +17,57 @@
 namespace temper {
 namespace {
 
+using Arrays = std::vector<mx::array>;
+using BlockPart = std::function<Arrays(ForwardContext& context, const mx::array& x)>;
+
 constexpr std::uint32_t kSitesPerBlock = 16; // more than a block has layers that draw a key
+
+// The norm "<prefix><name>.weight" of x; x itself where there is no such norm.
+mx::array normed(const DecoderSpec& spec, const ForwardContext& context, const std::string& prefix,
+                 const std::string& name, const mx::array& x) {
+  return name.empty() ? x : norm(spec, context, prefix + name, x);
+}
+
+// The block's parameters: trained ones of these layers, and all others.
+std::pair<Params, Params> own_parameters(const ForwardContext& context, const std::string& prefix,
+                                         const std::vector<std::string>& layers) {
+  Params trained;
+  for (const auto& layer : layers) {
+    trained.merge(context.params.with_prefix(layer + "."));
+  }
+  std::erase_if(trained, [&](const auto& entry) { return !context.trained->contains(entry.first); });
+  auto frozen = context.params.with_prefix(prefix);
+  std::erase_if(frozen, [&](const auto& entry) { return context.trained->contains(entry.first); });
+  return {std::move(trained), std::move(frozen)};
+}
+
+// part(x), which reads `layers` and `norms` of the block, partly recomputed where all of the linear layers have
+// lean gradients: what it holds for the backward pass is x and what its linear layers keep. The backward pass
+// runs after the caller has returned, so the block's parameters go along.
+Arrays part_of_block(ForwardContext& context, const std::string& prefix, const std::vector<std::string>& layers,
+                     const std::vector<std::string>& norms, const mx::array& x, const BlockPart& part) {
+  const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
+  if (!std::all_of(layers.begin(), layers.end(),
+                   [&](const auto& name) { return has_lean_gradient(context, name, num_rows); })) {
+    return part(context, x);
+  }
+  auto names = layers;
+  names.insert(names.end(), norms.begin(), norms.end());
+  const auto [trained, others] = own_parameters(context, prefix, names);
+  const auto run = [like = trained, frozen = std::make_shared<Params>(others), part, lora = context.lora,
+                    trained_names = context.trained](const Arrays& in, Kept& kept) {
+    const auto own = with_values(like, in, 1);
+    ForwardContext inner{ParamView(*frozen, &own), lora, std::nullopt};
+    inner.trained = trained_names;
+    inner.kept = &kept;
+    return part(inner, in[0]);
+  };
+  Arrays inputs{x};
+  for (const auto& [name, array] : trained) {
+    inputs.push_back(array);
+  }
+  return partly_recomputed(run)(inputs);
+}
 
 std::vector<mx::array> split_at(const mx::array& x, const std::vector<int>& widths) {
   mx::Shape borders;
@@ -33,23 +88,28 @@ struct Queries {
   mx::array k_BTC;
   mx::array v_BTC;
   std::optional<mx::array> gate_BTC;
+  bool rotated = false; // by their tokens' angles, queries and keys
 };
 
+std::vector<std::string> query_layers(const DecoderSpec& spec, const std::string& name) {
+  return spec.fused_qkv ? std::vector{name + "qkv_proj"}
+                        : std::vector{name + "q_proj", name + "k_proj", name + "v_proj"};
+}
+
 Queries project(const DecoderSpec& spec, ForwardContext& context, const std::string& name, const mx::array& x) {
+  // A norm of queries and keys reads them in its backward pass.
+  const auto y = linears(context, query_layers(spec, name), x, spec.qk_norm != QkNorm::none);
   if (spec.fused_qkv) {
     const int kv = spec.num_kv_heads * spec.head_dim;
-    const auto parts =
-        split_at(linear(context, name + "qkv_proj", x), {spec.num_heads * spec.head_dim, kv, kv});
-    return {parts[0], parts[1], parts[2], std::nullopt};
+    const auto parts = split_at(y[0], {spec.num_heads * spec.head_dim, kv, kv});
+    return {parts[0], parts[1], parts[2], std::nullopt, false};
   }
-  auto q = linear(context, name + "q_proj", x);
-  const auto k = linear(context, name + "k_proj", x);
-  const auto v = linear(context, name + "v_proj", x);
+  const auto& [q, k, v] = std::tie(y[0], y[1], y[2]);
   if (!spec.gated_attention) {
-    return {q, k, v, std::nullopt};
+    return {q, k, v, std::nullopt, false};
   }
   const auto parts = mx::split(mx::unflatten(q, 2, {spec.num_heads, 2 * spec.head_dim}), 2, -1);
-  return {mx::flatten(parts[0], 2, 3), k, v, mx::flatten(parts[1], 2, 3)};
+  return {mx::flatten(parts[0], 2, 3), k, v, mx::flatten(parts[1], 2, 3), false};
 }
 
 void normalize(const DecoderSpec& spec, const ForwardContext& context, const std::string& name, Queries& q) {
@@ -63,6 +123,17 @@ void normalize(const DecoderSpec& spec, const ForwardContext& context, const std
     q.q_BTC = apply(q.q_BTC, spec.names.q_norm, spec.num_heads);
     q.k_BTC = apply(q.k_BTC, spec.names.k_norm, spec.num_kv_heads);
   }
+}
+
+const RopeTable* rope_of(const DecoderSpec& spec, const PassInput& input, int layer) {
+  const int rope = spec.layers.at(static_cast<std::size_t>(layer)).rope;
+  return rope == kNoRope ? nullptr : &input.ropes.at(static_cast<std::size_t>(rope));
+}
+
+// Whether queries and keys are turned before their heads are split, by a kernel that reads them as they lie.
+bool rotates_rows(const DecoderSpec& spec, const ForwardContext& context, const RopeTable* table,
+                  const mx::array& q_BTC) {
+  return context.trained && table != nullptr && rope_rows_serves(*table, q_BTC, spec.num_heads);
 }
 
 // Rotated, causal attention of q [B, T, H D], k, v [B, T, G D] -> [B, T, H D].
@@ -81,7 +152,8 @@ mx::array attend(const DecoderSpec& spec, const PassInput& input, const Attentio
   }
   const auto turned = [&](const mx::array& x, int heads) {
     const auto split = split_heads(x, heads);
-    return rope == kNoRope ? split : apply_rope(input.ropes.at(static_cast<std::size_t>(rope)), split);
+    const auto* table = rope_of(spec, input, layer);
+    return table == nullptr || in.rotated ? split : apply_rope(*table, split);
   };
   const auto o =
       attention(plan, settings, turned(in.q_BTC, spec.num_heads), turned(in.k_BTC, spec.num_kv_heads),
@@ -89,11 +161,36 @@ mx::array attend(const DecoderSpec& spec, const PassInput& input, const Attentio
   return mx::flatten(mx::transpose(o, {0, 2, 1, 3}), 2, 3);
 }
 
+// What the attention of a layer is over, from the block's input.
+Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                     const mx::array& x) {
+  const auto prefix = block_prefix(spec, layer);
+  const auto name = prefix + spec.names.attention + ".";
+  const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const mx::array& in) {
+    auto queries = project(spec, inner, name, normed(spec, inner, prefix, spec.names.mixer_norm, in));
+    normalize(spec, inner, name, queries);
+    const auto* table = rope_of(spec, input, layer);
+    if (rotates_rows(spec, inner, table, queries.q_BTC)) {
+      queries.q_BTC = rope_rows(*table, queries.q_BTC, spec.num_heads);
+      queries.k_BTC = rope_rows(*table, queries.k_BTC, spec.num_kv_heads);
+    }
+    Arrays arrays{queries.q_BTC, queries.k_BTC, queries.v_BTC};
+    if (queries.gate_BTC) {
+      arrays.push_back(*queries.gate_BTC);
+    }
+    return arrays;
+  };
+  const auto out = part_of_block(
+      context, prefix, query_layers(spec, name),
+      {prefix + spec.names.mixer_norm, name + spec.names.q_norm, name + spec.names.k_norm}, x, run);
+  return {out[0], out[1], out[2], out.size() > 3 ? std::optional(out[3]) : std::nullopt,
+          rotates_rows(spec, context, rope_of(spec, input, layer), out[0])};
+}
+
 mx::array attention_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                           const mx::array& x) {
   const auto name = block_prefix(spec, layer) + spec.names.attention + ".";
-  auto queries = project(spec, context, name, x);
-  normalize(spec, context, name, queries);
+  const auto queries = make_queries(spec, context, input, layer, x);
   AttentionSettings settings;
   settings.scale =
       spec.attention_scale > 0.0F ? spec.attention_scale : 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
@@ -106,7 +203,7 @@ mx::array attention_mixer(const DecoderSpec& spec, ForwardContext& context, cons
   if (queries.gate_BTC) {
     merged = merged * mx::sigmoid(*queries.gate_BTC);
   }
-  return linear(context, name + spec.names.output, merged);
+  return linears(context, {name + spec.names.output}, merged)[0];
 }
 
 // The state in place `slot` that a recurrent layer carries; none at a text's start.
@@ -166,29 +263,52 @@ mx::array delta_mixer(const DecoderSpec& spec, ForwardContext& context, const Pa
   return linear(context, name + "out_proj", mx::flatten(mx::astype(gated, x.dtype()), 2, 3));
 }
 
+// The mixer over its norm of the block's input.
 mx::array mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                 const mx::array& x) {
+  const auto in = [&] { return normed(spec, context, block_prefix(spec, layer), spec.names.mixer_norm, x); };
   switch (spec.layers.at(static_cast<std::size_t>(layer)).mixer) {
     case Mixer::short_conv:
-      return conv_mixer(spec, context, input, layer, x);
+      return conv_mixer(spec, context, input, layer, in());
     case Mixer::gated_delta:
-      return delta_mixer(spec, context, input, layer, x);
+      return delta_mixer(spec, context, input, layer, in());
     case Mixer::attention:
       break;
   }
   return attention_mixer(spec, context, input, layer, x);
 }
 
+std::vector<std::string> gate_layers(const DecoderSpec& spec, const std::string& name) {
+  return spec.fused_gate_up ? std::vector{name + "gate_up_proj"}
+                            : std::vector{name + spec.names.gate, name + spec.names.up};
+}
+
 mx::array feed_forward(const DecoderSpec& spec, ForwardContext& context, const std::string& name,
                        const mx::array& x) {
-  if (spec.fused_gate_up) {
-    const auto parts = mx::split(linear(context, name + "gate_up_proj", x), 2, -1);
-    return linear(context, name + spec.names.down,
-                  glu(spec.activation, parts[0], parts[1], spec.activation_limit));
+  if (spec.activation == Activation::silu && !spec.fused_gate_up) {
+    if (const auto y =
+            swiglu_linears(context, name + spec.names.gate, name + spec.names.up, name + spec.names.down, x)) {
+      return *y;
+    }
   }
-  const auto gate = linear(context, name + spec.names.gate, x);
-  const auto up = linear(context, name + spec.names.up, x);
-  return linear(context, name + spec.names.down, glu(spec.activation, gate, up, spec.activation_limit));
+  auto parts = linears(context, gate_layers(spec, name), x, true);
+  if (spec.fused_gate_up) {
+    parts = mx::split(parts[0], 2, -1);
+  }
+  return linears(context, {name + spec.names.down},
+                 glu(spec.activation, parts[0], parts[1], spec.activation_limit))[0];
+}
+
+// A feed-forward layer without experts over its norm of `h`.
+mx::array dense_ffn(const DecoderSpec& spec, ForwardContext& context, int layer, const mx::array& h) {
+  const auto prefix = block_prefix(spec, layer);
+  const auto name = prefix + spec.names.mlp + ".";
+  const auto run = [&spec, prefix, name](ForwardContext& inner, const mx::array& in) {
+    return Arrays{feed_forward(spec, inner, name, normed(spec, inner, prefix, spec.names.mlp_norm, in))};
+  };
+  auto layers = gate_layers(spec, name);
+  layers.push_back(name + spec.names.down);
+  return part_of_block(context, prefix, layers, {prefix + spec.names.mlp_norm}, h, run)[0];
 }
 
 mx::array expert_layer(ForwardContext& context, const std::string& name, const ExpertOrder& order,
@@ -243,22 +363,21 @@ BlockOutput block(const DecoderSpec& spec, ForwardContext& context, const PassIn
                   const mx::array& x) {
   const auto prefix = block_prefix(spec, layer);
   const auto& names = spec.names;
-  const auto normed = [&](const std::string& name, const mx::array& y) {
-    return name.empty() ? y : norm(spec, context, prefix + name, y);
-  };
   const auto added = [&](const mx::array& stream, const mx::array& y) {
     return spec.residual_scale == 1.0F ? stream + y : stream + y * mx::array(spec.residual_scale, y.dtype());
   };
   context.dropout_site = static_cast<std::uint32_t>(layer) * kSitesPerBlock;
 
-  const auto mixed = mixer(spec, context, input, layer, normed(names.mixer_norm, x));
-  const auto h = added(x, normed(names.mixer_post_norm, mixed));
+  const auto mixed = mixer(spec, context, input, layer, x);
+  const auto h = added(x, normed(spec, context, prefix, names.mixer_post_norm, mixed));
 
-  const auto ffn_in = normed(names.mlp_norm, h);
+  const auto experts = [&] {
+    return expert_mixture(spec, context, input, layer, normed(spec, context, prefix, names.mlp_norm, h));
+  };
   const auto ffn = spec.layers.at(static_cast<std::size_t>(layer)).moe
-                       ? expert_mixture(spec, context, input, layer, ffn_in)
-                       : BlockOutput{feed_forward(spec, context, prefix + names.mlp + ".", ffn_in), {}};
-  return {added(h, normed(names.mlp_post_norm, ffn.x_BTE)), ffn.load_balance};
+                       ? experts()
+                       : BlockOutput{dense_ffn(spec, context, layer, h), {}};
+  return {added(h, normed(spec, context, prefix, names.mlp_post_norm, ffn.x_BTE)), ffn.load_balance};
 }
 
 } // namespace temper

@@ -33,10 +33,11 @@ mx::array with_noise(const ForwardContext& context, const DecoderInput& input, c
 BlockOutput checkpointed_block(const DecoderSpec& spec, const ForwardContext& context, const PassInput& input,
                                int layer, const mx::array& x) {
   const auto params = context.params.with_prefix(block_prefix(spec, layer));
-  const auto run = [spec, input, layer, params, lora = context.lora,
-                    key = context.dropout_key](const std::vector<mx::array>& in) {
+  const auto run = [spec, input, layer, params, lora = context.lora, key = context.dropout_key,
+                    trained = context.trained](const std::vector<mx::array>& in) {
     const auto own = with_values(params, in, 1);
     ForwardContext inner{ParamView(own), lora, key};
+    inner.trained = trained;
     const auto out = block(spec, inner, input, layer, in[0]);
     std::vector<mx::array> arrays{out.x_BTE};
     if (out.load_balance) {

@@ -1,6 +1,7 @@
 #include "temper/nn/attention.h"
 
 #include <cmath>
+#include <limits>
 
 #include <mlx/backend/cuda/cuda.h>
 
@@ -144,7 +145,14 @@ mx::array segments_attention(const mx::array& segments_BT, const AttentionSettin
                              const mx::array& q, const mx::array& k, const mx::array& v) {
   const auto same = mx::equal(mx::expand_dims(segments_BT, 2), mx::expand_dims(segments_BT, 1));
   const auto mask = mx::logical_and(mx::expand_dims(same, 1), causal_mask(whole(q.shape(2)), settings.window));
-  return masked_attention(settings, q, k, v, mask);
+  if (settings.softcap > 0.0F || !mx::cu::is_available()) {
+    return masked_attention(settings, q, k, v, mask);
+  }
+  // MLX repeats a mask for every head. Compiled into one kernel with what makes it, the mask would be written
+  // out that often, a layer's as large as all its scores: depends() keeps the two apart.
+  const auto lowest = mx::array(std::numeric_limits<float>::lowest() / 2, q.dtype());
+  const auto added = mx::where(mask, mx::array(0.0F, q.dtype()), lowest);
+  return masked_attention(settings, q, k, v, mx::depends({added}, {segments_BT})[0]);
 }
 
 mx::array documents_attention(const DocumentLayout& layout, AttentionKernel kernel,

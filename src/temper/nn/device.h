@@ -23,6 +23,22 @@ std::string device_name();
 // call twice.
 void prepare_device(std::uint64_t cache_bytes = 0);
 
+// What work in flight holds, bounded for steps that repeat. MLX's host runs ahead of a GPU, and all that the
+// work handed over reads and writes stays allocated until it is done: half of a step's peak. So the first step
+// of a size runs an operation at a time, which tells what it needs at least, and from then on the host waits
+// where more than little above that is in use. Nothing on a CPU.
+class WorkLimit {
+ public:
+  // Around the evaluation of a step over `num_tokens`, padding included.
+  void before_step(std::int64_t num_tokens);
+  void after_step();
+
+ private:
+  std::int64_t most_tokens_ = 0;
+  bool measures_ = false;
+  std::size_t limit_ = 0;
+};
+
 // Before the process ends: waits for work that is still in flight. MLX's CPU thread would otherwise go on while
 // the process's statics are destroyed under it, which corrupts the heap. Nothing without prepare_device().
 void finish_device() noexcept;

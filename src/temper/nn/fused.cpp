@@ -1,5 +1,6 @@
 #include "temper/nn/fused.h"
 
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/host_kernels.h"
 #include "temper/nn/host_op.h"
 
@@ -74,6 +75,9 @@ std::size_t row_count(const mx::array& x) {
 mx::array swiglu(const mx::array& gate, const mx::array& up) {
   if (use_host_kernels(gate)) {
     return mx::custom_vjp(swiglu_forward, swiglu_backward)({gate, up})[0];
+  }
+  if (gpu::serves(gate)) {
+    return gpu::swiglu(gate, up);
   }
   return gate * mx::sigmoid(gate) * up;
 }

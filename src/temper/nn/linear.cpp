@@ -1,6 +1,9 @@
 #include "temper/nn/linear.h"
 
+#include <algorithm>
+
 #include "temper/base/error.h"
+#include "temper/nn/adapted_linear.h"
 #include "temper/nn/random.h"
 
 namespace temper {
@@ -19,6 +22,25 @@ mx::array embedding_rows(const ParamView& params, const std::string& name, const
     return dequantize(*packed, dtype);
   }
   return mx::astype(mx::take(params.at(name + ".weight"), tokens, 0), dtype);
+}
+
+AdaptedLinear adapted_layer(const ForwardContext& context, const std::string& name, int in_features,
+                            mx::Dtype dtype) {
+  const auto& params = context.params;
+  AdaptedLinear layer;
+  layer.frozen.packed = packed_weight(params, name, in_features);
+  if (!layer.frozen.packed) {
+    layer.frozen.dense = dense_weight(params, name, in_features, dtype);
+  }
+  if (const auto* bias = params.find(name + ".bias")) {
+    layer.frozen.bias = *bias;
+  }
+  if (const auto* a = params.find(name + ".lora_a")) {
+    layer.lora = LoraPair{*a, params.at(name + ".lora_b")};
+    layer.scale = context.lora.of(name).scale;
+    check_lora_shapes(*layer.lora, in_features, params.at(name + ".weight").shape(0));
+  }
+  return layer;
 }
 
 } // namespace
@@ -92,6 +114,54 @@ mx::array linear(ForwardContext& context, const std::string& name, const mx::arr
   const auto scale_O = mx::astype(dora_scale(params, name, pair, lora.scale, x.dtype()), x.dtype());
   const auto y = apply_lora(lora, pair, x, weight_product(params, name, x), key) * scale_O;
   return bias != nullptr ? y + mx::astype(*bias, x.dtype()) : y;
+}
+
+bool has_lean_gradient(const ForwardContext& context, const std::string& name, std::size_t num_rows) {
+  const auto& params = context.params;
+  if (!context.trained || context.trained->contains(name + ".weight") ||
+      context.trained->contains(name + ".bias") || params.find(name + ".m") != nullptr) {
+    return false;
+  }
+  const bool adapted = params.find(name + ".lora_a") != nullptr;
+  if (adapted && context.dropout_key && context.lora.of(name).dropout > 0) {
+    return false;
+  }
+  return params.find(name + ".scales") == nullptr || unpacks_for(num_rows);
+}
+
+std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::string>& names,
+                               const mx::array& x, bool keep_outputs) {
+  const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
+  const auto is_lean = [&](const auto& name) { return has_lean_gradient(context, name, num_rows); };
+  if (!std::all_of(names.begin(), names.end(), is_lean)) {
+    std::vector<mx::array> y;
+    for (const auto& name : names) {
+      y.push_back(linear(context, name, x));
+    }
+    return y;
+  }
+  std::vector<AdaptedLinear> layers;
+  for (const auto& name : names) {
+    layers.push_back(adapted_layer(context, name, x.shape(-1), x.dtype()));
+  }
+  return adapted_linears(layers, x, context.kept, keep_outputs);
+}
+
+std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::string& gate, const std::string& up,
+                                        const std::string& down, const mx::array& x) {
+  const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
+  for (const auto& name : {gate, up, down}) {
+    if (!has_lean_gradient(context, name, num_rows) || context.params.find(name + ".lora_a") == nullptr) {
+      return std::nullopt;
+    }
+  }
+  const auto gate_layer = adapted_layer(context, gate, x.shape(-1), x.dtype());
+  const auto up_layer = adapted_layer(context, up, x.shape(-1), x.dtype());
+  const auto down_layer = adapted_layer(context, down, gate_layer.lora->b.shape(1), x.dtype());
+  if (!adapted_swiglu_serves(gate_layer, up_layer, down_layer, x)) {
+    return std::nullopt;
+  }
+  return adapted_swiglu_layers(gate_layer, up_layer, down_layer, x, context.kept);
 }
 
 mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, int features,

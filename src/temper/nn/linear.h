@@ -3,11 +3,15 @@
 // Dims: I in_features, O out_features, V vocab_size, E hidden_size, R rank.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "temper/nn/lora.h"
 #include "temper/nn/params.h"
+#include "temper/nn/recompute.h"
 #include "temper/quant/packed.h"
 
 namespace temper {
@@ -19,7 +23,23 @@ struct ForwardContext {
   std::optional<mx::array> dropout_key; // uint32 [2]; none outside training
   std::uint32_t dropout_site = 0;       // counts the layers that have drawn a key
   float neftune_alpha = 0.0F;           // noise on the embeddings, where there is a dropout key
+  // In training: the names of the parameters that a gradient is wanted of.
+  std::shared_ptr<const std::set<std::string>> trained{};
+  Kept* kept = nullptr; // of the part of a block that is recomputed (recompute.h)
 };
+
+// Whether linears() computes the layer by adapted_linears() (nn/adapted_linear.h), with a backward pass written
+// by hand: in training, over a frozen weight, with an adapter without dropout or magnitude, or none.
+bool has_lean_gradient(const ForwardContext& context, const std::string& name, std::size_t num_rows);
+
+// linear() of each layer over one x: together where all have lean gradients. In a part of a block that is
+// recomputed, what costs much is kept: with `keep_outputs` the results too.
+std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::string>& names,
+                               const mx::array& x, bool keep_outputs = false);
+
+// swiglu of two linear layers, through a third: by adapted_swiglu_layers() where that serves, else none.
+std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::string& gate, const std::string& up,
+                                        const std::string& down, const mx::array& x);
 
 // The key that the next adapter's dropout draws from; none where nothing is dropped.
 std::optional<mx::array> next_dropout_key(ForwardContext& context);

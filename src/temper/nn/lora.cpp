@@ -23,15 +23,20 @@ LoraPair pair_of(const mx::array& a, const mx::array& b, bool embedding) {
   return embedding ? LoraPair{mx::transpose(b), mx::transpose(a)} : LoraPair{a, b};
 }
 
+void check_lora_shapes(const LoraPair& pair, int in_features, int out_features) {
+  const auto& [a_IR, b_RO] = pair;
+  if (a_IR.ndim() != 2 || b_RO.ndim() != 2 || a_IR.shape(0) != in_features || a_IR.shape(1) != b_RO.shape(0) ||
+      b_RO.shape(1) != out_features) {
+    throw ModelError("LoRA factors " + shape_text(a_IR.shape()) + " and " + shape_text(b_RO.shape()) +
+                     " do not fit a layer from " + std::to_string(in_features) + " to " +
+                     std::to_string(out_features) + " features");
+  }
+}
+
 mx::array apply_lora(const LoraConfig& config, const LoraPair& pair, const mx::array& x, const mx::array& y,
                      const std::optional<mx::array>& dropout_key) {
   const auto& [a_IR, b_RO] = pair;
-  if (a_IR.ndim() != 2 || b_RO.ndim() != 2 || a_IR.shape(0) != x.shape(-1) || a_IR.shape(1) != b_RO.shape(0) ||
-      b_RO.shape(1) != y.shape(-1)) {
-    throw ModelError("LoRA factors " + shape_text(a_IR.shape()) + " and " + shape_text(b_RO.shape()) +
-                     " do not fit a layer from " + std::to_string(x.shape(-1)) + " to " +
-                     std::to_string(y.shape(-1)) + " features");
-  }
+  check_lora_shapes(pair, x.shape(-1), y.shape(-1));
   const auto dropped = dropout_key && config.dropout > 0 ? dropout(x, config.dropout, *dropout_key) : x;
   // The scale rides on B, the smallest operand.
   const auto scaled_b = mx::astype(b_RO * config.scale, x.dtype());

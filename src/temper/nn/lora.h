@@ -41,6 +41,9 @@ struct LoraPair {
 // features E, so that they are turned round. Lazy.
 LoraPair pair_of(const mx::array& a, const mx::array& b, bool embedding);
 
+// Throws ModelError, with both shapes, if the factors are no layer's of these features.
+void check_lora_shapes(const LoraPair& pair, int in_features, int out_features);
+
 // Returns y + scale (dropout(x) A) B for x [..., I], y [..., O], in y's dtype; A and B are cast to x's dtype.
 // `dropout_key`: uint32 [2], none outside training.
 // Lazy; differentiable in x, y, A, B. Throws ModelError, with both shapes, if they disagree.

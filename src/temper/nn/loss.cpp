@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/host_kernels.h"
 #include "temper/nn/host_op.h"
 #include "temper/nn/random.h"
@@ -88,6 +89,12 @@ mx::array chunk_products(const HeadParts& head, const Chunk& chunk) {
   return mx::astype(products(head, chunk.hidden, chunk.update), mx::float32);
 }
 
+// Whether the products are the logits, and the GPU's kernel reads them as they are.
+bool use_gpu_kernel(const HeadParts& head, const mx::array& hidden) {
+  return !head.magnitude_V && head.logit_scale == 1.0F && head.softcap == 0.0F &&
+         gpu::serves(hidden, {head.weight_EV.shape(1)});
+}
+
 // {losses [C]} or, with `gradient`, {losses [C], logit gradients [C, V]} by the host kernel.
 std::vector<mx::array> host_cross_entropy(const mx::array& logits, const Chunk& chunk, bool gradient) {
   std::vector<mx::Shape> shapes{{logits.shape(0)}};
@@ -137,6 +144,11 @@ std::pair<mx::array, mx::array> loss_and_logit_gradient(const Chunk& chunk, cons
 }
 
 ChunkLoss chunk_loss(const HeadParts& head, const Chunk& chunk) {
+  if (use_gpu_kernel(head, chunk.hidden)) {
+    const auto [losses, gradient] =
+        gpu::cross_entropy(products(head, chunk.hidden, chunk.update), chunk.targets, chunk.weights);
+    return {mx::sum(losses), gradient, std::nullopt};
+  }
   const auto raw = chunk_products(head, chunk);
   const auto logits = finish_logits(head, raw);
   auto [loss, gradient] = loss_and_logit_gradient(chunk, logits);

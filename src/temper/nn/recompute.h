@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -20,5 +21,41 @@ inline ArrayFunction recomputed(const ArrayFunction& f) {
   };
   return mx::custom_vjp(f, backward);
 }
+
+// What a function that runs twice keeps of its first run: arrays that cost more to compute than to hold.
+class Kept {
+ public:
+  // The first run, which keeps.
+  Kept() = default;
+  // The second, which is given what the first kept.
+  explicit Kept(std::vector<mx::array> arrays) : arrays_(std::move(arrays)), replays_(true) {
+  }
+
+  bool replays() const {
+    return replays_;
+  }
+  void put(const mx::array& array) {
+    arrays_.push_back(array);
+  }
+  // In the order of put().
+  mx::array next() {
+    return arrays_.at(next_++);
+  }
+  const std::vector<mx::array>& arrays() const {
+    return arrays_;
+  }
+
+ private:
+  std::vector<mx::array> arrays_;
+  std::size_t next_ = 0;
+  bool replays_ = false;
+};
+
+using KeepingFunction = std::function<std::vector<mx::array>(const std::vector<mx::array>& inputs, Kept& kept)>;
+
+// As recomputed(), but the second run finds what the first one kept: of a chain of operations the costly
+// results are kept, the cheap ones made again. Source: selective recomputation, Korthikanti et al. 2022,
+// arXiv:2205.05198, section 5. Lazy.
+ArrayFunction partly_recomputed(const KeepingFunction& f);
 
 } // namespace temper

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "temper/nn/gpu_kernels.h"
+
 namespace temper {
 namespace {
 
@@ -181,6 +183,18 @@ mx::array apply_rope(const RopeTable& table, const mx::array& x_BHTD) {
     rotated.push_back(parts[2]);
   }
   return mx::concatenate(rotated, -1);
+}
+
+bool rope_rows_serves(const RopeTable& table, const mx::array& x_BTC, int num_heads) {
+  const int head_dim = x_BTC.shape(2) / num_heads;
+  const auto num_tokens = static_cast<std::size_t>(x_BTC.shape(0)) * static_cast<std::size_t>(x_BTC.shape(1));
+  const int half = table.cos_B1TK.shape(-1);
+  return gpu::serves(x_BTC, {half, head_dim}) &&
+         table.cos_B1TK.size() == num_tokens * static_cast<std::size_t>(half);
+}
+
+mx::array rope_rows(const RopeTable& table, const mx::array& x_BTC, int num_heads) {
+  return gpu::rope(x_BTC, mx::flatten(table.cos_B1TK, 0, 2), mx::flatten(table.sin_B1TK, 0, 2), num_heads);
 }
 
 } // namespace temper

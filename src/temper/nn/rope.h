@@ -65,4 +65,10 @@ RopeTable identity_rope_table(int num_tokens, int half);
 // Rotates x [B, H, T, D] pairwise (feature k with k + K), in x's dtype. Lazy, differentiable in x.
 mx::array apply_rope(const RopeTable& table, const mx::array& x_BHTD);
 
+// Whether rope_rows() turns x [B, T, H D] with the table.
+bool rope_rows_serves(const RopeTable& table, const mx::array& x_BTC, int num_heads);
+
+// apply_rope() of all heads' features side by side, x [B, T, H D], by a GPU kernel. Lazy, differentiable in x.
+mx::array rope_rows(const RopeTable& table, const mx::array& x_BTC, int num_heads);
+
 } // namespace temper

@@ -52,6 +52,15 @@ Params Optimizer::initial_state(const Params& params) const {
   return state;
 }
 
+std::string Optimizer::elementwise_kind(const std::string& parameter_name, const mx::array& parameter) const {
+  if (!make_rule(name, config)->is_elementwise()) {
+    return "";
+  }
+  const auto* group = group_of(groups, parameter_name);
+  const auto number = group == nullptr ? -1 : group - groups.data();
+  return std::to_string(number) + (decays(parameter_name, parameter) ? " decays" : " stays");
+}
+
 std::pair<Params, Params> Optimizer::step(const Params& params, const Params& gradients, const Params& state,
                                           const mx::array& learning_rate, const mx::array& count) const {
   const auto rule = make_rule(name, config);

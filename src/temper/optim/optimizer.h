@@ -23,6 +23,10 @@ struct Optimizer {
   // them, or the optimizer can do nothing with them.
   Params initial_state(const Params& params) const;
 
+  // What of a parameter decides its step besides its values; empty: the step takes the parameter as a whole.
+  // Parameters of equal kind may be laid end to end.
+  std::string elementwise_kind(const std::string& parameter_name, const mx::array& parameter) const;
+
   // The parameters and state after one step. `count`: int32 scalar, steps done before; `learning_rate`: fp32
   // scalar. Weight decay skips norms and biases (decays()) unless a group names them. Lazy.
   std::pair<Params, Params> step(const Params& params, const Params& gradients, const Params& state,

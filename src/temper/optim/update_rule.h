@@ -43,6 +43,11 @@ class UpdateRule {
   // The weight decay of a parameter that no group gives another; none: the rule knows no weight decay.
   virtual std::optional<double> weight_decay(const std::string& name, const mx::array& parameter) const = 0;
 
+  // Whether each element moves by itself, so that parameters may be laid end to end.
+  virtual bool is_elementwise() const {
+    return false;
+  }
+
   // Throws ConfigError if the rule has nothing to do for parameters like these.
   virtual void check(const Params&) const {
   }

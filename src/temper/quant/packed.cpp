@@ -116,9 +116,12 @@ mx::array unpacked_product(const mx::array& x, const PackedWeight& packed, const
   return mx::custom_vjp(forward, backward)(inputs)[0];
 }
 
+bool unpacks_for(std::size_t num_rows) {
+  return num_rows >= (mx::default_device() == mx::Device::cpu ? kFewRowsCpu : kFewRowsGpu);
+}
+
 mx::array packed_matmul(const mx::array& x, const PackedWeight& packed) {
-  const auto rows = x.size() / static_cast<std::size_t>(x.shape(-1));
-  if (rows >= (mx::default_device() == mx::Device::cpu ? kFewRowsCpu : kFewRowsGpu)) {
+  if (unpacks_for(x.size() / static_cast<std::size_t>(x.shape(-1)))) {
     return unpacked_product(
         x, packed, [](const auto& in, const auto& weight) { return mx::matmul(in, mx::transpose(weight)); },
         [](const auto& cotangent, const auto& weight) { return mx::matmul(cotangent, weight); });

@@ -42,6 +42,9 @@ QuantFormat infer_quant_format(const mx::array& weight, const mx::array& scales,
 mx::Shape packed_shape(const QuantFormat& format, mx::Shape dense, const std::string& name);
 mx::Shape scales_shape(const QuantFormat& format, mx::Shape dense, const std::string& name);
 
+// Whether packed_matmul() unpacks the weight for so many rows of x.
+bool unpacks_for(std::size_t num_rows);
+
 // x [..., I] -> [..., O], x W^T, in x's dtype, for a weight [O, W]. Few rows are multiplied with the packed
 // weight itself, many with an unpacked_product().
 // Lazy; differentiable in x.

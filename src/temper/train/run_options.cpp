@@ -32,6 +32,7 @@ LoaderOptions loader_options(const RunConfig& config) {
   options.seed = config.seed;
   // CUDA's fused attention backward wants multiples of 128; a CPU pays for every column.
   options.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
+  options.few_shapes = mx::default_device() != mx::Device::cpu;
   if (config.compat == "mlx-lm") {
     options.compat_mlx_lm = true;
     options.mlx_lm_random = std::make_shared<MlxLmRandom>(config.seed);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "temper/models/adapter_params.h"
 #include "temper/nn/random.h"
@@ -12,10 +13,14 @@ namespace {
 
 constexpr float kFirstLossScale = 65536.0F; // Micikevicius et al. 2017, arXiv:1710.03740, section 3.2
 constexpr int kGrowthSteps = 2000;          // finite steps after which the loss scale doubles
-constexpr std::int64_t kLogitsBudget = std::int64_t{1} << 27; // bytes of fp32 logits alive at once
+// Logits alive at once. On a GPU a chunk of few rows would read the head's matrix too often.
+constexpr std::int64_t kLogitsBudgetGpu = std::int64_t{1} << 27;
+constexpr std::int64_t kLogitsBudgetCpu = std::int64_t{1} << 25;
+
+} // namespace
 
 // Consecutive runs of `arrays`, handed out in order.
-class Reader {
+class TrainStep::Reader {
  public:
   explicit Reader(const std::vector<mx::array>& arrays) : arrays_(arrays) {
   }
@@ -27,14 +32,13 @@ class Reader {
   mx::array one() {
     return arrays_.at(at_++);
   }
-  std::size_t position() const {
-    return at_;
-  }
 
  private:
   const std::vector<mx::array>& arrays_;
   std::size_t at_ = 0;
 };
+
+namespace {
 
 void append(std::vector<mx::array>& arrays, const Params& params) {
   for (const auto& [name, array] : params) {
@@ -42,18 +46,10 @@ void append(std::vector<mx::array>& arrays, const Params& params) {
   }
 }
 
-// `fresh` where `ok`, else `old`: how a non-finite step changes nothing.
-Params select(const mx::array& ok, const Params& fresh, const Params& old) {
-  Params result;
-  for (const auto& [name, array] : fresh) {
-    result.emplace_hint(result.end(), name, mx::where(ok, array, old.at(name)));
-  }
-  return result;
-}
-
 int default_loss_chunk(int vocab_size) {
-  const auto rows = kLogitsBudget / (std::int64_t{4} * vocab_size);
-  return static_cast<int>(std::clamp<std::int64_t>(rows, 128, 4096));
+  const bool on_gpu = mx::default_device() == mx::Device::gpu;
+  const auto rows = (on_gpu ? kLogitsBudgetGpu : kLogitsBudgetCpu) / vocab_size;
+  return static_cast<int>(std::clamp<std::int64_t>(on_gpu ? rows / 128 * 128 : rows, 128, 4096));
 }
 
 } // namespace
@@ -76,11 +72,37 @@ TrainState TrainStep::initial_state(Params trainable, std::uint64_t seed) const 
   return state;
 }
 
-LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& batch, float weight) {
-  if (frozen_.empty()) {
-    frozen_ = model_.params;
-    std::erase_if(frozen_, [&](const auto& entry) { return state.trainable.contains(entry.first); });
+void TrainStep::prepare(const TrainState& state) {
+  if (packs_) {
+    return;
   }
+  frozen_ = model_.params;
+  std::erase_if(frozen_, [&](const auto& entry) { return state.trainable.contains(entry.first); });
+  std::set<std::string> names;
+  for (const auto& [name, array] : state.trainable) {
+    names.insert(name);
+  }
+  trained_ = std::make_shared<const std::set<std::string>>(std::move(names));
+  const ParamPack plan(state.trainable, [&](const std::string& name, const mx::array& array) {
+    const auto kind = options_.optimizer.elementwise_kind(name, array);
+    return kind.empty() || !computes_in_fp32(name) ? kind : kind + " fp32";
+  });
+  packs_.emplace(Packs{plan, plan, plan, {}});
+  std::set<std::string> kinds;
+  for (const auto& [name, array] : state.optimizer) {
+    kinds.insert(name.substr(0, name.find('.') + 1));
+  }
+  for (const auto& kind : kinds) {
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      if (state.optimizer.contains(kind + plan.names(i)[0])) {
+        packs_->slots.emplace_back(kind, i);
+      }
+    }
+  }
+}
+
+LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& batch, float weight) {
+  prepare(state);
   // The host kernels would go before the blocks.
   const auto packed = options_.attention_kernel == AttentionKernel::blocked
                           ? PackedAttention::dense_mask
@@ -90,61 +112,84 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
   auto& compiled = gradient_functions_[layout.shape_key()];
   if (!compiled) {
     auto description = layout;
-    description.arrays.clear();
-    compiled = mx::compile([this, names = state.trainable, description](const std::vector<mx::array>& inputs) {
-      return traced_gradients(names, description, inputs);
+    description.words = mx::array(0);
+    compiled = mx::compile([this, description](const std::vector<mx::array>& inputs) {
+      return traced_gradients(description, inputs);
     });
   }
   std::vector<mx::array> inputs;
-  append(inputs, state.trainable);
+  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+    inputs.push_back(packs_->trainable.pack(i, state.trainable));
+  }
   append(inputs, frozen_);
   inputs.push_back(named_key(state.seed, "step " + std::to_string(state.micro_step)));
   inputs.push_back(state.loss_scale);
-  inputs.insert(inputs.end(), layout.arrays.begin(), layout.arrays.end());
+  inputs.push_back(layout.words);
 
   const auto outputs = compiled(inputs);
-  const auto extra = 1 + state.trainable.size();
-  return {outputs[0], with_values(state.trainable, outputs, 1),
+  const auto extra = 1 + packs_->gradients.size();
+  Params gradients;
+  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
+    packs_->gradients.unpack(i, outputs[1 + i], gradients);
+  }
+  return {outputs[0], std::move(gradients),
           outputs.size() > extra ? std::optional(outputs[extra]) : std::nullopt};
 }
 
+// The trained parameters as the forward pass takes them: fp32 masters compute in the model's dtype.
+Params TrainStep::traced_parameters(Reader& reader) const {
+  const auto& pack = packs_->trainable;
+  Params parameters;
+  for (std::size_t i = 0; i < pack.size(); ++i) {
+    const auto& names = pack.names(i);
+    const auto parts = pack.split(i, forward_params({{names[0], reader.one()}}, model_.dtype).begin()->second);
+    for (std::size_t j = 0; j < names.size(); ++j) {
+      parameters.emplace(names[j], parts[j]);
+    }
+  }
+  return parameters;
+}
+
 // inputs: trainable, frozen, dropout key, loss scale, batch -> loss, gradients[, load balance].
-std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const BatchArrays& layout,
+std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
                                                    const std::vector<mx::array>& inputs) const {
   Reader reader(inputs);
-  const auto trainable = reader.params(names);
+  const auto trainable = traced_parameters(reader);
   const auto frozen = reader.params(frozen_);
   const auto key = reader.one();
   const auto loss_scale = reader.one();
-  auto batch = as_device_batch(layout, inputs, reader.position());
+  auto batch = as_device_batch(layout, reader.one());
   batch.input.checkpoint = options_.checkpoint;
   batch.input.attention.kernel = options_.attention_kernel;
   batch.targets.weights_S = batch.targets.weights_S * loss_scale;
 
   const auto loss_of = [&](const std::vector<mx::array>& values) {
-    // fp32 masters compute in the model's dtype; the gradient comes back to them in fp32.
-    const auto weights = forward_params(with_values(names, values), model_.dtype);
+    const auto weights = with_values(trainable, values);
     ForwardContext context{ParamView(frozen, &weights), options_.lora, key};
     context.neftune_alpha = static_cast<float>(options_.neftune_alpha);
+    context.trained = options_.plain ? nullptr : trained_;
     const auto out = decoder_output(model_.spec, context, batch.input);
-    const auto head = decoder_head(model_.spec, context, names.contains(head_weight_name(model_.spec)));
+    const auto head = decoder_head(model_.spec, context, trained_->contains(head_weight_name(model_.spec)));
     std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets)};
     if (out.load_balance) {
       results.push_back(*out.load_balance);
     }
     return results;
   };
-  std::vector<int> all(names.size());
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    all[i] = static_cast<int>(i);
-  }
-  auto [loss, gradients] = mx::value_and_grad(loss_of, all)(values(trainable));
+  std::vector<int> all(trainable.size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto [loss, found] = mx::value_and_grad(loss_of, all)(values(trainable));
+  const auto gradients = with_values(trainable, found);
 
   std::vector<mx::array> outputs{loss[0] / loss_scale};
   // A loss that is not finite makes every gradient so: the step is skipped whatever they are.
   const auto divisor = mx::where(mx::isfinite(loss[0]), loss_scale, mx::array(std::nanf("")));
-  for (const auto& gradient : gradients) {
-    outputs.push_back(gradient / divisor);
+  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
+    std::vector<mx::array> parts;
+    for (const auto& name : packs_->gradients.names(i)) {
+      parts.push_back(gradients.at(name));
+    }
+    outputs.push_back(mx::astype(packs_->gradients.join(i, parts), mx::float32) / divisor);
   }
   if (loss.size() > 1) {
     outputs.push_back(loss[1]);
@@ -153,40 +198,58 @@ std::vector<mx::array> TrainStep::traced_gradients(const Params& names, const Ba
 }
 
 StepOutcome TrainStep::update(TrainState& state, const Params& gradients, double learning_rate) {
+  prepare(state);
   if (!update_function_) {
-    TrainState names;
-    names.trainable = state.trainable;
-    names.optimizer = state.optimizer;
-    update_function_ = mx::compile(
-        [this, names](const std::vector<mx::array>& inputs) { return traced_update(names, inputs); });
+    update_function_ =
+        mx::compile([this](const std::vector<mx::array>& inputs) { return traced_update(inputs); });
   }
+  auto& packs = *packs_;
+  const auto count = packs.trainable.size();
   std::vector<mx::array> inputs;
-  append(inputs, state.trainable);
-  append(inputs, state.optimizer);
-  append(inputs, gradients);
+  for (std::size_t i = 0; i < count; ++i) {
+    inputs.push_back(packs.trainable.pack(i, state.trainable));
+  }
+  for (const auto& [kind, i] : packs.slots) {
+    inputs.push_back(packs.optimizer.pack(i, state.optimizer, kind));
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    inputs.push_back(packs.gradients.pack(i, gradients));
+  }
   inputs.insert(inputs.end(), {state.count, state.loss_scale, state.good_steps,
                                mx::array(static_cast<float>(learning_rate))});
 
   const auto outputs = update_function_(inputs);
-  Reader reader(outputs);
-  state.trainable = reader.params(state.trainable);
-  state.optimizer = reader.params(state.optimizer);
-  state.count = reader.one();
-  state.loss_scale = reader.one();
-  state.good_steps = reader.one();
-  const auto grad_norm = reader.one();
-  const auto applied = reader.one();
-  return {grad_norm, applied, reader.one()};
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    packs.trainable.unpack(i, outputs.at(at++), state.trainable);
+  }
+  for (const auto& [kind, i] : packs.slots) {
+    packs.optimizer.unpack(i, outputs.at(at++), state.optimizer, kind);
+  }
+  state.count = outputs.at(at++);
+  state.loss_scale = outputs.at(at++);
+  state.good_steps = outputs.at(at++);
+  return {outputs.at(at), outputs.at(at + 1), outputs.at(at + 2)};
 }
 
-// inputs: trainable, optimizer, gradients, count, loss scale, good steps, learning rate
-// -> trainable, optimizer, count, loss scale, good steps, gradient norm, applied, finite.
-std::vector<mx::array> TrainStep::traced_update(const TrainState& names,
-                                                const std::vector<mx::array>& inputs) const {
+// inputs: trainable, the optimizer's slots, gradients, count, loss scale, good steps, learning rate
+// -> trainable, slots, count, loss scale, good steps, gradient norm, applied, finite.
+std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& inputs) const {
   Reader reader(inputs);
-  const auto trainable = reader.params(names.trainable);
-  const auto moments = reader.params(names.optimizer);
-  const auto gradients = reader.params(names.trainable);
+  // A pack's first parameter stands for all of it.
+  const auto name_of = [&](std::size_t pack) { return packs_->trainable.names(pack)[0]; };
+  Params trainable;
+  Params moments;
+  Params gradients;
+  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+    trainable.emplace(name_of(i), reader.one());
+  }
+  for (const auto& [kind, i] : packs_->slots) {
+    moments.emplace(kind + name_of(i), reader.one());
+  }
+  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+    gradients.emplace(name_of(i), reader.one());
+  }
   const auto count = reader.one();
   const auto loss_scale = reader.one();
   const auto good_steps = reader.one();
@@ -200,8 +263,14 @@ std::vector<mx::array> TrainStep::traced_update(const TrainState& names,
       options_.optimizer.step(trainable, clipped, moments, learning_rate, count);
 
   std::vector<mx::array> outputs;
-  append(outputs, select(applied, new_trainable, trainable));
-  append(outputs, select(applied, new_moments, moments));
+  // A step that is not finite changes nothing.
+  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+    outputs.push_back(mx::where(applied, new_trainable.at(name_of(i)), trainable.at(name_of(i))));
+  }
+  for (const auto& [kind, i] : packs_->slots) {
+    const auto name = kind + name_of(i);
+    outputs.push_back(mx::where(applied, new_moments.at(name), moments.at(name)));
+  }
   outputs.push_back(count + mx::astype(applied, mx::int32));
   if (options_.scale_loss) {
     const auto streak = mx::where(applied, good_steps + mx::array(1), mx::array(0));
@@ -217,10 +286,10 @@ std::vector<mx::array> TrainStep::traced_update(const TrainState& names,
   outputs.push_back(applied);
 
   std::vector<mx::array> finite;
-  for (const auto& [name, gradient] : gradients) {
-    finite.push_back(mx::all(mx::isfinite(gradient)));
+  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
+    finite.push_back(mx::isfinite(gradients.at(name_of(i))));
   }
-  outputs.push_back(mx::stack(finite));
+  outputs.push_back(packs_->gradients.all_set(finite));
   return outputs;
 }
 

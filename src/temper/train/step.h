@@ -5,13 +5,17 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "temper/infer/batch_input.h"
 #include "temper/io/model_folder.h"
 #include "temper/optim/optimizer.h"
+#include "temper/train/param_pack.h"
 #include "temper/train/state.h"
 
 namespace temper {
@@ -30,7 +34,8 @@ struct StepOptions {
   int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
   std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
   AttentionKernel attention_kernel = AttentionKernel::automatic;
-  LossFunction loss; // none: chunked_cross_entropy
+  LossFunction loss;  // none: chunked_cross_entropy
+  bool plain = false; // the blocks' plain twins: MLX's own gradients of plain operations, for comparison
 };
 
 struct LossAndGradients {
@@ -64,14 +69,28 @@ class TrainStep {
 
  private:
   using Compiled = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
+  class Reader;
 
-  std::vector<mx::array> traced_gradients(const Params& trainable, const BatchArrays& layout,
+  // How the trained parameters, their moments and gradients lie in few arrays.
+  struct Packs {
+    ParamPack trainable;
+    ParamPack optimizer;
+    ParamPack gradients;
+    std::vector<std::pair<std::string, std::size_t>>
+        slots; // the optimizer's state: its kind ("m."), of which pack
+  };
+
+  void prepare(const TrainState& state);
+  Params traced_parameters(Reader& reader) const;
+  std::vector<mx::array> traced_gradients(const BatchArrays& layout,
                                           const std::vector<mx::array>& inputs) const;
-  std::vector<mx::array> traced_update(const TrainState& names, const std::vector<mx::array>& inputs) const;
+  std::vector<mx::array> traced_update(const std::vector<mx::array>& inputs) const;
 
   const Model& model_;
   StepOptions options_;
   Params frozen_;
+  std::optional<Packs> packs_; // known from the first state on, as is:
+  std::shared_ptr<const std::set<std::string>> trained_;
   std::map<std::string, Compiled> gradient_functions_; // by batch shape
   Compiled update_function_;
 };

@@ -135,7 +135,9 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
                    {state_.count, state_.loss_scale, state_.good_steps, pending.outcome->grad_norm,
                     pending.outcome->applied, pending.outcome->finite});
   }
+  work_.before_step(result.num_padded_tokens);
   mx::async_eval(outputs);
+  work_.after_step();
   pending_.push_back(std::move(pending));
 }
 

@@ -10,6 +10,7 @@
 
 #include "temper/base/event.h"
 #include "temper/data/loader.h"
+#include "temper/nn/device.h"
 #include "temper/optim/schedule.h"
 #include "temper/train/callback.h"
 #include "temper/train/step.h"
@@ -90,6 +91,7 @@ class Trainer {
   std::vector<EventSink*> sinks_;
   std::deque<Pending> pending_;
   std::string stop_reason_;
+  WorkLimit work_;
 };
 
 } // namespace temper

@@ -33,6 +33,10 @@ class Adam final : public UpdateRule {
     return weight_decay_;
   }
 
+  bool is_elementwise() const override {
+    return true;
+  }
+
  private:
   AdamConfig config_;
   std::optional<double> weight_decay_;

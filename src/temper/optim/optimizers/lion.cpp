@@ -25,6 +25,10 @@ class Lion final : public UpdateRule {
     return config_.weight_decay;
   }
 
+  bool is_elementwise() const override {
+    return true;
+  }
+
  private:
   LionConfig config_;
 };

@@ -36,6 +36,10 @@ class Sgd final : public UpdateRule {
     return config_.weight_decay;
   }
 
+  bool is_elementwise() const override {
+    return true;
+  }
+
  private:
   SgdConfig config_;
 };

@@ -1,0 +1,275 @@
+#include "temper/nn/adapted_linear.h"
+
+#include <algorithm>
+
+#include "temper/nn/gpu_kernels.h"
+
+namespace temper {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+using Layers = std::vector<AdaptedLinear>;
+
+// The weight [O, I] in `dtype`. A packed one is unpacked only once `after` is there.
+mx::array weight_of(const FrozenLinear& layer, mx::Dtype dtype, const mx::array* after) {
+  if (layer.dense) {
+    return mx::astype(*layer.dense, dtype);
+  }
+  auto packed = *layer.packed;
+  if (after != nullptr) {
+    packed.weight = mx::depends({packed.weight}, {*after})[0];
+  }
+  return dequantize(packed, dtype);
+}
+
+mx::array product(const FrozenLinear& layer, const mx::array& x) {
+  const auto weight_IO = mx::transpose(weight_of(layer, x.dtype(), nullptr));
+  return layer.bias ? mx::addmm(mx::astype(*layer.bias, x.dtype()), x, weight_IO) : mx::matmul(x, weight_IO);
+}
+
+mx::array as_rows(const mx::array& x) {
+  return mx::reshape(x, {-1, x.shape(-1)});
+}
+
+mx::array with_features(const mx::array& rows, const mx::array& like) {
+  auto shape = like.shape();
+  shape.back() = rows.shape(1);
+  return mx::reshape(rows, shape);
+}
+
+mx::array side_by_side(const Arrays& parts) {
+  return parts.size() == 1 ? parts[0] : mx::concatenate(parts, -1);
+}
+
+mx::array scaled(const mx::array& x, float scale) {
+  return scale == 1.0F ? x : x * mx::array(scale, x.dtype());
+}
+
+// The factors of the layers that have them, in x's dtype. The scale rides on A.
+struct Factors {
+  mx::array a_IS = mx::array(0.0F); // side by side, each times its scale
+  Arrays b_RO;
+  std::vector<int> first; // each layer's first column of a_IS
+  std::vector<float> scales;
+  int ranks = 0;
+
+  Factors(const Layers& layers, const Arrays& inputs) {
+    Arrays a;
+    std::size_t next = 1;
+    for (const auto& layer : layers) {
+      if (layer.lora) {
+        a.push_back(scaled(mx::astype(inputs[next], inputs[0].dtype()), layer.scale));
+        b_RO.push_back(mx::astype(inputs[next + 1], inputs[0].dtype()));
+        first.push_back(ranks);
+        scales.push_back(layer.scale);
+        ranks += b_RO.back().shape(0);
+        next += 2;
+      }
+    }
+    if (!a.empty()) {
+      a_IS = side_by_side(a);
+    }
+  }
+
+  bool empty() const {
+    return b_RO.empty();
+  }
+};
+
+// Rows and columns [first, first + count) of a matrix.
+mx::array columns(const mx::array& x, int first, int count) {
+  return count == x.shape(1) ? x : mx::slice(x, {0, first}, {x.shape(0), first + count});
+}
+
+mx::array rows(const mx::array& x, int first, int count) {
+  return count == x.shape(0) ? x : mx::slice(x, {first, 0}, {first + count, x.shape(1)});
+}
+
+// The sum of `bases` and of narrow's columns from `first` on times `factor`.
+mx::array add_low_rank(const Arrays& bases, const mx::array& narrow, int first, const mx::array& factor) {
+  if (gpu::serves(bases[0]) && factor.shape(0) <= gpu::kLargestRank && bases.size() <= 3) {
+    return gpu::add_low_rank(bases, {narrow, first, factor});
+  }
+  auto sum = bases[0];
+  for (std::size_t i = 1; i < bases.size(); ++i) {
+    sum = sum + bases[i];
+  }
+  return mx::addmm(sum, columns(narrow, first, factor.shape(0)), factor);
+}
+
+// What the gradients of several layers' factors and of their input come from.
+struct FactorGradients {
+  Arrays all; // A, B of each adapted layer
+  mx::array d_narrow_NS;
+};
+
+// cotangents: of the adapted layers' outputs, [N, O].
+FactorGradients factor_gradients(const Factors& factors, const mx::array& x_NI, const mx::array& narrow_NS,
+                                 const Arrays& cotangents) {
+  Arrays d_narrow;
+  for (std::size_t i = 0; i < cotangents.size(); ++i) {
+    d_narrow.push_back(mx::matmul(cotangents[i], mx::transpose(factors.b_RO[i])));
+  }
+  const auto d_narrow_NS = side_by_side(d_narrow);
+  const auto da_IS = mx::matmul(mx::transpose(x_NI), d_narrow_NS);
+  Arrays all;
+  for (std::size_t i = 0; i < cotangents.size(); ++i) {
+    const int first = factors.first[i];
+    const int rank = factors.b_RO[i].shape(0);
+    all.push_back(scaled(columns(da_IS, first, rank), factors.scales[i]));
+    // With all layers' narrow products: its rows are a view, the narrow columns would be a copy.
+    all.push_back(rows(mx::matmul(mx::transpose(narrow_NS), cotangents[i]), first, rank));
+  }
+  return {all, d_narrow_NS};
+}
+
+// Gradients in the dtypes of `inputs`: in x, which leaves only once the factors' are formed, so that what they
+// read need not wait for the rest of the backward pass.
+Arrays in_order(const Arrays& inputs, const mx::array& dx, const Arrays& factors) {
+  Arrays all;
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    all.push_back(mx::astype(factors[i], inputs[i + 1].dtype()));
+  }
+  const auto last = mx::reshape(dx, inputs[0].shape());
+  Arrays result{all.empty() ? last : mx::depends({last}, all)[0]};
+  result.insert(result.end(), all.begin(), all.end());
+  return result;
+}
+
+Arrays outputs(const Layers& layers, const mx::array& x, const Factors& factors, const mx::array* narrow_NS) {
+  const auto x_NI = as_rows(x);
+  Arrays y;
+  std::size_t next = 0;
+  for (const auto& layer : layers) {
+    auto y_NO = product(layer.frozen, x_NI);
+    if (layer.lora) {
+      y_NO = add_low_rank({y_NO}, *narrow_NS, factors.first[next], factors.b_RO[next]);
+      ++next;
+    }
+    y.push_back(with_features(y_NO, x));
+  }
+  return y;
+}
+
+Arrays gradients(const Layers& layers, const Factors& factors, const Arrays& inputs, const Arrays& cotangents,
+                 const mx::array* narrow_NS) {
+  const auto dtype = inputs[0].dtype();
+  Arrays dx;
+  Arrays adapted;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto dy_NO = as_rows(cotangents[i]);
+    dx.push_back(mx::matmul(dy_NO, weight_of(layers[i].frozen, dtype, &cotangents[i])));
+    if (layers[i].lora) {
+      adapted.push_back(dy_NO);
+    }
+  }
+  if (factors.empty()) {
+    auto sum = dx[0];
+    for (std::size_t i = 1; i < dx.size(); ++i) {
+      sum = sum + dx[i];
+    }
+    return in_order(inputs, sum, {});
+  }
+  const auto found = factor_gradients(factors, as_rows(inputs[0]), *narrow_NS, adapted);
+  return in_order(inputs, add_low_rank(dx, found.d_narrow_NS, 0, mx::transpose(factors.a_IS)), found.all);
+}
+
+Arrays inputs_of(const Layers& layers, const mx::array& x) {
+  Arrays inputs{x};
+  for (const auto& layer : layers) {
+    if (layer.lora) {
+      inputs.push_back(layer.lora->a);
+      inputs.push_back(layer.lora->b);
+    }
+  }
+  return inputs;
+}
+
+// `make()`, kept in a first run and found in a second.
+mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
+  if (kept != nullptr && kept->replays()) {
+    return kept->next();
+  }
+  auto array = make();
+  if (kept != nullptr) {
+    kept->put(array);
+  }
+  return array;
+}
+
+} // namespace
+
+std::vector<mx::array> adapted_linears(const std::vector<AdaptedLinear>& layers, const mx::array& x, Kept* kept,
+                                       bool keep_outputs) {
+  const auto inputs = inputs_of(layers, x);
+  const Factors factors(layers, inputs);
+  std::optional<mx::array> narrow_NS;
+  if (!factors.empty()) {
+    narrow_NS = kept_or(kept, [&] { return mx::matmul(as_rows(x), factors.a_IS); });
+  }
+  const auto* narrow = narrow_NS ? &*narrow_NS : nullptr;
+  Arrays y;
+  if (!(keep_outputs && kept != nullptr && kept->replays())) {
+    y = outputs(layers, x, factors, narrow);
+  }
+  for (std::size_t i = 0; keep_outputs && i < layers.size(); ++i) {
+    const auto own = kept_or(kept, [&] { return y[i]; });
+    y.resize(std::max(y.size(), i + 1), own);
+    y[i] = own;
+  }
+  const auto backward = [layers, factors, narrow_NS](const Arrays& in, const Arrays& cotangents,
+                                                     const Arrays&) {
+    return gradients(layers, factors, in, cotangents, narrow_NS ? &*narrow_NS : nullptr);
+  };
+  return mx::custom_vjp([y](const Arrays&) { return y; }, backward)(inputs);
+}
+
+bool adapted_swiglu_serves(const AdaptedLinear& gate, const AdaptedLinear& up, const AdaptedLinear& down,
+                           const mx::array& x) {
+  const auto fits = [&](const AdaptedLinear& layer) {
+    return layer.lora && !layer.frozen.bias && layer.lora->b.shape(0) <= gpu::kLargestRank &&
+           gpu::serves(x, {layer.lora->b.shape(1)});
+  };
+  // Both inner layers' narrow products come back as one.
+  return fits(gate) && fits(up) && fits(down) &&
+         gate.lora->b.shape(0) + up.lora->b.shape(0) <= gpu::kLargestRank;
+}
+
+mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& up, const AdaptedLinear& down,
+                                const mx::array& x, Kept* kept) {
+  const Layers wide{gate, up};
+  const Layers last{down};
+  const auto inputs = inputs_of({gate, up, down}, x);
+  const Factors wide_factors(wide, inputs);
+  const Factors last_factors(last, {inputs[0], inputs[5], inputs[6]});
+  const auto x_NI = as_rows(x);
+  const auto narrow = kept_or(kept, [&] { return mx::matmul(x_NI, wide_factors.a_IS); });
+  const auto gate_NO = kept_or(kept, [&] { return product(gate.frozen, x_NI); });
+  const auto up_NO = kept_or(kept, [&] { return product(up.frozen, x_NI); });
+  const gpu::LowRank gate_update{narrow, wide_factors.first[0], wide_factors.b_RO[0]};
+  const gpu::LowRank up_update{narrow, wide_factors.first[1], wide_factors.b_RO[1]};
+  const auto inner = gpu::adapted_swiglu(gate_NO, up_NO, gate_update, up_update);
+  const auto last_narrow = kept_or(kept, [&] { return mx::matmul(inner, last_factors.a_IS); });
+  const auto y =
+      with_features(add_low_rank({product(down.frozen, inner)}, last_narrow, 0, last_factors.b_RO[0]), x);
+
+  const auto backward = [=](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    const auto dtype = in[0].dtype();
+    const auto dy = as_rows(cotangents[0]);
+    const auto d_inner = mx::matmul(dy, weight_of(down.frozen, dtype, &dy));
+    const auto d_narrow = mx::matmul(dy, mx::transpose(last_factors.b_RO[0]));
+    const auto d = gpu::adapted_swiglu_gradient(gate_NO, up_NO, gate_update, up_update, d_inner,
+                                                {d_narrow, 0, mx::transpose(last_factors.a_IS)});
+    const auto of_last = factor_gradients(last_factors, d[2], last_narrow, {dy});
+    const auto of_wide = factor_gradients(wide_factors, as_rows(in[0]), narrow, {d[0], d[1]});
+    const auto dx = add_low_rank({mx::matmul(d[0], weight_of(gate.frozen, dtype, &d[0])),
+                                  mx::matmul(d[1], weight_of(up.frozen, dtype, &d[1]))},
+                                 of_wide.d_narrow_NS, 0, mx::transpose(wide_factors.a_IS));
+    auto all = of_wide.all;
+    all.insert(all.end(), of_last.all.begin(), of_last.all.end());
+    return in_order(in, dx, all);
+  };
+  return mx::custom_vjp([y](const Arrays&) { return Arrays{y}; }, backward)(inputs)[0];
+}
+
+} // namespace temper

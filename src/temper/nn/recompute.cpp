@@ -1,0 +1,34 @@
+#include "temper/nn/recompute.h"
+
+namespace temper {
+
+ArrayFunction partly_recomputed(const KeepingFunction& f) {
+  return [f](const std::vector<mx::array>& inputs) {
+    std::size_t num_outputs = 0;
+    // The kept arrays leave as further outputs: that is how the backward pass gets at them.
+    const auto forward = [&](const std::vector<mx::array>& in) {
+      Kept kept;
+      auto out = f(in, kept);
+      num_outputs = out.size();
+      out.insert(out.end(), kept.arrays().begin(), kept.arrays().end());
+      return out;
+    };
+    auto first = forward(inputs);
+    const auto split = static_cast<std::ptrdiff_t>(num_outputs);
+    const auto backward = [f, split](const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
+                                     const std::vector<mx::array>& out) {
+      const std::vector<mx::array> wanted(cotangents.begin(), cotangents.begin() + split);
+      const std::vector<mx::array> stored(out.begin() + split, out.end());
+      const auto again = [f, stored](const std::vector<mx::array>& x) {
+        Kept kept(stored);
+        return f(x, kept);
+      };
+      return mx::vjp(again, mx::depends(in, wanted), wanted).second;
+    };
+    auto all = mx::custom_vjp([first](const std::vector<mx::array>&) { return first; }, backward)(inputs);
+    all.erase(all.begin() + split, all.end());
+    return all;
+  };
+}
+
+} // namespace temper

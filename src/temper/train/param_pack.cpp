@@ -1,0 +1,125 @@
+#include "temper/train/param_pack.h"
+
+#include <algorithm>
+
+namespace temper {
+namespace {
+
+int num_elements_of(const mx::Shape& shape) {
+  int count = 1;
+  for (const int size : shape) {
+    count *= size;
+  }
+  return count;
+}
+
+} // namespace
+
+ParamPack::ParamPack(const Params& params,
+                     const std::function<std::string(const std::string&, const mx::array&)>& kind) {
+  std::map<std::string, std::size_t> by_kind;
+  for (const auto& [name, array] : params) {
+    auto key = kind(name, array);
+    const bool packed = !key.empty() && array.size() <= kLargestPacked;
+    const bool matrix = array.ndim() >= 2;
+    key += matrix ? " matrices" : " vectors";
+    const auto found = by_kind.find(key);
+    if (packed && found != by_kind.end()) {
+      members_[found->second].names.push_back(name);
+      members_[found->second].shapes.push_back(array.shape());
+      continue;
+    }
+    if (packed) {
+      by_kind.emplace(key, members_.size());
+    }
+    members_.push_back({{name}, {array.shape()}, matrix, packed});
+  }
+}
+
+mx::array ParamPack::join(std::size_t pack, const std::vector<mx::array>& parts) const {
+  const auto& members = members_[pack];
+  if (!members.packed) {
+    return parts.at(0);
+  }
+  std::vector<mx::array> flat;
+  flat.reserve(parts.size());
+  for (const auto& part : parts) {
+    flat.push_back(mx::flatten(part));
+  }
+  const auto joined = flat.size() == 1 ? flat[0] : mx::concatenate(flat, 0);
+  return members.matrices ? mx::expand_dims(joined, 0) : joined;
+}
+
+std::vector<mx::array> ParamPack::split(std::size_t pack, const mx::array& array) const {
+  const auto& members = members_[pack];
+  if (!members.packed) {
+    return {array};
+  }
+  const auto flat = members.matrices ? mx::squeeze(array, 0) : array;
+  std::vector<mx::array> parts;
+  parts.reserve(members.names.size());
+  int at = 0;
+  for (const auto& shape : members.shapes) {
+    const int count = num_elements_of(shape);
+    parts.push_back(mx::reshape(mx::slice(flat, {at}, {at + count}), shape));
+    at += count;
+  }
+  return parts;
+}
+
+mx::array ParamPack::pack(std::size_t pack, const Params& params, const std::string& prefix) const {
+  const auto& names = members_[pack].names;
+  const auto last = last_.find(prefix + names[0]);
+  std::vector<mx::array> parts;
+  parts.reserve(names.size());
+  bool same = last != last_.end();
+  for (const auto& name : names) {
+    parts.push_back(params.at(prefix + name));
+    same = same && parts.back().id() == last->second.views[parts.size() - 1].id();
+  }
+  return same ? last->second.array : join(pack, parts);
+}
+
+void ParamPack::unpack(std::size_t pack, const mx::array& array, Params& params, const std::string& prefix) {
+  const auto& names = members_[pack].names;
+  const auto views = split(pack, array);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    params.insert_or_assign(prefix + names[i], views[i]);
+  }
+  last_.insert_or_assign(prefix + names[0], Unpacked{array, views});
+}
+
+mx::array ParamPack::all_set(const std::vector<mx::array>& flags) const {
+  std::vector<mx::array> found;
+  std::vector<std::string> order;
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const auto& members = members_[i];
+    order.insert(order.end(), members.names.begin(), members.names.end());
+    if (!members.packed) {
+      found.push_back(mx::reshape(mx::all(flags[i]), {1}));
+      continue;
+    }
+    // How many are not set before each border: a parameter has none where its two borders agree.
+    std::vector<std::int32_t> ends;
+    std::int32_t at = -1;
+    for (const auto& shape : members.shapes) {
+      ends.push_back(at += num_elements_of(shape));
+    }
+    const auto missing = mx::cumsum(mx::astype(mx::logical_not(mx::flatten(flags[i])), mx::int32), 0);
+    const auto count = static_cast<int>(ends.size());
+    const auto until = mx::take(missing, mx::array(ends.data(), {count}, mx::int32), 0);
+    const auto before = mx::concatenate({mx::zeros({1}, mx::int32), mx::slice(until, {0}, {count - 1})}, 0);
+    found.push_back(mx::equal(until, before));
+  }
+  std::vector<std::int32_t> places(order.size());
+  auto sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  for (std::size_t i = 0; i < sorted.size(); ++i) {
+    const auto place = std::find(order.begin(), order.end(), sorted[i]) - order.begin();
+    places[i] = static_cast<std::int32_t>(place);
+  }
+  return mx::take(mx::concatenate(found, 0),
+                  mx::array(places.data(), {static_cast<int>(places.size())}, mx::int32), 0);
+}
+
+} // namespace temper
