@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test.sh [--all] [--only release|lint|asan]: set-up, build, tests and checks. Ends with the line
+# test.sh [--all] [--only release|lint|asan|fuzz]: set-up, build, tests and checks. Ends with the line
 # "N passed, N failed" over everything that ran; exits non-zero if anything failed.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -10,11 +10,11 @@ while (($#)); do
   case "$1" in
     --all) exclude="nothing-is-excluded" ;;
     --only) only="$2" && shift ;;
-    *) die "usage: scripts/test.sh [--all] [--only release|lint|asan]" ;;
+    *) die "usage: scripts/test.sh [--all] [--only release|lint|asan|fuzz]" ;;
   esac
   shift
 done
-[[ -z $only || $only == release || $only == lint || $only == asan ]] || die "--only takes release, lint or asan"
+[[ -z $only || $only == release || $only == lint || $only == asan || $only == fuzz ]] || die "--only takes release, lint, asan or fuzz"
 
 passed=0
 failed=0
@@ -46,6 +46,15 @@ else
   if [[ -z $only || $only == asan ]]; then
     scripts/build.sh asan
     run_ctest asan
+  fi
+fi
+
+if [[ $only == fuzz || ($exclude != slow && -z $only) ]]; then
+  if command -v clang++-16 >/dev/null; then
+    scripts/build.sh fuzz fuzz_safetensors fuzz_gguf fuzz_chat_template fuzz_parquet
+    run_ctest fuzz --tests-regex '^fuzz\.' --timeout 1200
+  else
+    say "without clang-16 and libclang-rt-16-dev: the fuzzers do not run"
   fi
 fi
 
