@@ -136,15 +136,24 @@ void prepare_device(std::uint64_t cache_bytes) {
   mx::set_cache_limit(cache_bytes > 0 ? cache_bytes : static_cast<std::size_t>(bound));
 }
 
+WorkLimit::~WorkLimit() {
+  if (usual_limit_) {
+    mx::set_memory_limit(*usual_limit_);
+  }
+}
+
 void WorkLimit::before_step(std::int64_t num_tokens) {
-  if (mx::default_device() == mx::Device::cpu || num_tokens <= most_tokens_) {
+  if (!mx::cu::is_available() || mx::default_device() == mx::Device::cpu || num_tokens <= most_tokens_) {
     return;
   }
   most_tokens_ = num_tokens;
   measures_ = true;
   mx::synchronize();
   mx::reset_peak_memory();
-  mx::set_memory_limit(1);
+  const auto limit = mx::set_memory_limit(1);
+  if (!usual_limit_) {
+    usual_limit_ = limit;
+  }
 }
 
 void WorkLimit::after_step() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace temper {
@@ -26,9 +27,15 @@ void prepare_device(std::uint64_t cache_bytes = 0);
 // What work in flight holds, bounded for steps that repeat. MLX's host runs ahead of a GPU, and all that the
 // work handed over reads and writes stays allocated until it is done: half of a step's peak. So the first step
 // of a size runs an operation at a time, which tells what it needs at least, and from then on the host waits
-// where more than little above that is in use. Nothing on a CPU.
+// where more than little above that is in use. A step that is measured resets MLX's peak. CUDA alone.
 class WorkLimit {
  public:
+  WorkLimit() = default;
+  // MLX's own limit again.
+  ~WorkLimit();
+  WorkLimit(const WorkLimit&) = delete;
+  WorkLimit& operator=(const WorkLimit&) = delete;
+
   // Around the evaluation of a step over `num_tokens`, padding included.
   void before_step(std::int64_t num_tokens);
   void after_step();
@@ -37,6 +44,7 @@ class WorkLimit {
   std::int64_t most_tokens_ = 0;
   bool measures_ = false;
   std::size_t limit_ = 0;
+  std::optional<std::size_t> usual_limit_; // MLX's, once it was changed
 };
 
 // Before the process ends: waits for work that is still in flight. MLX's CPU thread would otherwise go on while
