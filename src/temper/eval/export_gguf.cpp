@@ -71,6 +71,7 @@ void add_vocabulary(const Vocabulary& vocabulary, GgufMetadata& metadata) {
   metadata.emplace_back("tokenizer.ggml.pre", vocabulary.pre);
   metadata.emplace_back("tokenizer.ggml.tokens", GgufArray(vocabulary.tokens));
   std::vector<std::int32_t> types;
+  types.reserve(vocabulary.types.size());
   for (const auto type : vocabulary.types) {
     types.push_back(static_cast<std::int32_t>(type));
   }

@@ -55,7 +55,7 @@ std::pair<std::vector<std::string>, int> keys_of(const Adapter& adapter, const D
 Adapter save_mlx_lm(const ConvertAdapterOptions& options, const Adapter& adapter, const DecoderSpec& spec,
                     const std::filesystem::path& folder) {
   const bool whole = adapter.fine_tune_type != "full" && has_whole_tensors(adapter);
-  const auto written = whole ? as_whole_weights(options, adapter) : uniform_adapter(adapter);
+  auto written = whole ? as_whole_weights(options, adapter) : uniform_adapter(adapter);
   const auto [keys, first] = keys_of(written, spec);
   save_adapter_params(folder, "adapters.safetensors", written.params, written.lora);
   // mlx-lm takes 0 for all blocks too: keys that lie outside of them match by themselves.
@@ -82,6 +82,7 @@ ConvertAdapterReport convert_adapter(const ConvertAdapterOptions& options) {
   DraftFolder draft(options.out);
   const auto spec = load_spec(options.model);
   std::vector<WeightedAdapter> parts;
+  parts.reserve(options.sources.size());
   for (const auto& source : options.sources) {
     parts.push_back({load_adapter(source.path, spec), static_cast<float>(source.weight), source.path.string()});
   }

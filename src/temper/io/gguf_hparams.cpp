@@ -91,6 +91,7 @@ void add_heads(const DecoderSpec& spec, Keys& keys) {
                                      [](const LayerSpec& layer) { return layer.mixer == Mixer::short_conv; });
   if (convolves) {
     std::vector<std::int32_t> kv_heads; // 0: a layer that does not attend
+    kv_heads.reserve(spec.layers.size());
     for (const auto& layer : spec.layers) {
       kv_heads.push_back(layer.mixer == Mixer::attention ? spec.num_kv_heads : 0);
     }

@@ -55,11 +55,10 @@ constexpr std::array kTypes = {
 // The value as T if it is of a kind that converts without loss of meaning.
 template <typename T, typename Value>
 std::optional<T> convert(const Value& value) {
-  if constexpr (std::is_same_v<Value, bool>) {
-    return std::nullopt;
-  } else if constexpr (std::is_integral_v<T> && std::is_integral_v<Value>) {
+  constexpr bool kNumber = std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>;
+  if constexpr (kNumber && std::is_integral_v<T> && std::is_integral_v<Value>) {
     return std::in_range<T>(value) ? std::optional<T>(static_cast<T>(value)) : std::nullopt;
-  } else if constexpr (std::is_floating_point_v<T> && std::is_arithmetic_v<Value>) {
+  } else if constexpr (kNumber && std::is_floating_point_v<T>) {
     return static_cast<T>(value);
   } else {
     return std::nullopt;

@@ -163,7 +163,7 @@ void check_start(const Json& config, const std::string& origin) {
 }
 
 void check_keys(const Json& config, const std::string& origin) {
-  const auto type = config.at("peft_type");
+  const auto& type = config.at("peft_type");
   if (type != "LORA") {
     throw CheckpointError(origin + ": peft_type " + dump(type) + " is not supported; Temper loads LORA");
   }

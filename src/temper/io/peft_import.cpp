@@ -227,7 +227,7 @@ Params read_tensors(const fs::path& file) {
 } // namespace
 
 fs::path find_peft_file(const fs::path& folder) {
-  if (const auto file = folder / "adapter_model.safetensors"; fs::exists(file)) {
+  if (auto file = folder / "adapter_model.safetensors"; fs::exists(file)) {
     return file;
   }
   if (fs::exists(folder / "adapter_model.bin")) {

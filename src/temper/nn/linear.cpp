@@ -135,12 +135,14 @@ std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::s
   const auto is_lean = [&](const auto& name) { return has_lean_gradient(context, name, num_rows); };
   if (!std::all_of(names.begin(), names.end(), is_lean)) {
     std::vector<mx::array> y;
+    y.reserve(names.size());
     for (const auto& name : names) {
       y.push_back(linear(context, name, x));
     }
     return y;
   }
   std::vector<AdaptedLinear> layers;
+  layers.reserve(names.size());
   for (const auto& name : names) {
     layers.push_back(adapted_layer(context, name, x.shape(-1), x.dtype()));
   }

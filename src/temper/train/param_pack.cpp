@@ -101,6 +101,7 @@ mx::array ParamPack::all_set(const std::vector<mx::array>& flags) const {
     }
     // How many are not set before each border: a parameter has none where its two borders agree.
     std::vector<std::int32_t> ends;
+    ends.reserve(members.shapes.size());
     std::int32_t at = -1;
     for (const auto& shape : members.shapes) {
       ends.push_back(at += num_elements_of(shape));
