@@ -100,6 +100,7 @@ Json report_json(const GgufExportOptions& options, const GgufExportReport& repor
 
 void show(const GgufExportOptions& options, const GgufExportReport& report) {
   std::vector<std::string> types;
+  types.reserve(report.types.size());
   for (const auto& [type, count] : report.types) {
     types.push_back(fmt::format("{} {}", count, type));
   }
