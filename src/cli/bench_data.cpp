@@ -1,6 +1,5 @@
 // temper bench data: how fast rows become tokens and tokens batches, and in how much memory.
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -10,7 +9,7 @@
 #include "cli/args.h"
 #include "cli/bench.h"
 #include "temper/base/clock.h"
-#include "temper/base/error.h"
+#include "temper/base/private_folder.h"
 #include "temper/base/units.h"
 #include "temper/data/loader.h"
 #include "temper/data/prepared_data.h"
@@ -25,30 +24,6 @@ namespace fs = std::filesystem;
 struct DataBenchOptions {
   RunConfig config;
   double seconds = 10;
-};
-
-// A folder for the token cache, so that the tokens are really made; gone with it.
-class FreshCache {
- public:
-  FreshCache() {
-    auto name = (fs::temp_directory_path() / "temper-bench-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw IoError("cannot make a folder in " + fs::temp_directory_path().string());
-    }
-    path_ = name;
-  }
-  ~FreshCache() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  FreshCache(const FreshCache&) = delete;
-  FreshCache& operator=(const FreshCache&) = delete;
-  std::string path() const {
-    return path_.string();
-  }
-
- private:
-  fs::path path_;
 };
 
 rusage own_usage() {
@@ -95,8 +70,8 @@ Json measure_loader(const std::shared_ptr<const TokenDataset>& data, const RunCo
 
 Json run_data_bench(const DataBenchOptions& options) {
   auto config = options.config;
-  const FreshCache cache;
-  config.cache_dir = cache.path();
+  const PrivateFolder cache; // a fresh one, so that the tokens are really made
+  config.cache_dir = cache.path().string();
   const Stopwatch start;
   const auto tokenizer = Tokenizer::load(find_model(config.model, config.revision, ModelFiles::description));
   const double tokenizer_seconds = start.seconds();

@@ -1,16 +1,14 @@
 #include "temper/io/gguf_import.h"
 
-#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
 #include <system_error>
 
-#include <unistd.h>
-
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/base/private_folder.h"
 #include "temper/io/gguf_arch.h"
 #include "temper/io/gguf_config.h"
 #include "temper/io/gguf_tensors.h"
@@ -26,38 +24,22 @@ namespace {
 namespace fs = std::filesystem;
 
 // Folders that go when the process ends.
-class PrivateFolders {
+class FoldersOfFiles {
  public:
-  ~PrivateFolders() {
-    std::error_code ignored;
-    for (const auto& [file, folder] : made_) {
-      fs::remove_all(folder, ignored);
-    }
-  }
   template <class Fill>
   fs::path get(const fs::path& file, const Fill& fill) {
     const std::lock_guard lock(mutex_);
     if (const auto found = made_.find(file); found != made_.end()) {
-      return found->second;
+      return found->second.path();
     }
-    auto name = (fs::temp_directory_path() / "temper-gguf-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw IoError(name + ": a folder for the model's description can't be made: " +
-                    std::error_code(errno, std::generic_category()).message());
-    }
-    try {
-      fill(fs::path(name));
-    } catch (...) {
-      std::error_code ignored;
-      fs::remove_all(name, ignored);
-      throw;
-    }
-    return made_[file] = name;
+    PrivateFolder folder;
+    fill(folder.path());
+    return made_.emplace(file, std::move(folder)).first->second.path();
   }
 
  private:
   std::mutex mutex_;
-  std::map<fs::path, fs::path> made_;
+  std::map<fs::path, PrivateFolder> made_;
 };
 
 // The quantization that mlx-lm would write: the format of most packed layers, and those that differ.
@@ -152,7 +134,7 @@ Params import_gguf(const fs::path& file, const DecoderSpec& spec) {
 }
 
 fs::path gguf_folder(const fs::path& file) {
-  static PrivateFolders folders;
+  static FoldersOfFiles folders;
   return folders.get(fs::absolute(file), [&](const fs::path& folder) {
     const auto header = read_gguf_header(file);
     auto config = gguf_config(header);

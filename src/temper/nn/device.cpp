@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <variant>
@@ -16,13 +15,13 @@
 #include <mlx/backend/cuda/cuda.h>
 #include <mlx/backend/metal/metal.h>
 
+#include "temper/base/error.h"
+#include "temper/base/private_folder.h"
 #include "temper/base/units.h"
 #include "temper/nn/params.h"
 
 namespace temper {
 namespace {
-
-namespace fs = std::filesystem;
 
 double host_memory_bytes() {
   return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGE_SIZE));
@@ -68,27 +67,16 @@ void keep_freed_memory() {
 #endif
 }
 
-// A new folder that only this user can enter, removed when the process ends.
-class PrivateFolder {
- public:
-  PrivateFolder() {
-    const char* parent = std::getenv("TMPDIR");
-    auto name = (fs::path(parent != nullptr && *parent != '\0' ? parent : "/tmp") / "temper-XXXXXX").string();
-    if (::mkdtemp(name.data()) != nullptr) {
-      path_ = name;
-      ::setenv("TMPDIR", path_.c_str(), 1);
-    }
+// Where MLX puts the kernels that it compiles on a CPU. Without one MLX goes on in its usual place.
+std::optional<PrivateFolder> private_kernels() {
+  try {
+    PrivateFolder folder;
+    ::setenv("TMPDIR", folder.path().c_str(), 1);
+    return folder;
+  } catch (const IoError&) {
+    return std::nullopt;
   }
-  ~PrivateFolder() {
-    std::error_code ignored;
-    if (!path_.empty()) {
-      fs::remove_all(path_, ignored);
-    }
-  }
-
- private:
-  fs::path path_;
-};
+}
 
 bool is_prepared = false;
 
@@ -121,7 +109,7 @@ void prepare_device(std::uint64_t cache_bytes) {
   is_prepared = true;
   if (mx::default_device() == mx::Device::cpu) {
     // On a GPU MLX's own cache stays: to compile its kernels anew took a process 85 s on an H200.
-    static const PrivateFolder kernels;
+    static const auto kKernels = private_kernels();
     // Fused element-wise kernels there cost seconds of g++ each and gain nothing over the host kernels.
     mx::set_compile_mode(mx::CompileMode::no_fuse);
     keep_freed_memory();
