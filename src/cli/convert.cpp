@@ -15,8 +15,6 @@
 namespace temper::cli {
 namespace {
 
-struct Interrupted {};
-
 struct ConvertFlags {
   std::string model;
   std::string revision;
@@ -118,11 +116,7 @@ int run_convert(const Arguments& arguments) {
                          choice_of(args, flags),
                          flags.dequantize,
                          flags.dtype,
-                         [](std::int64_t, std::int64_t) {
-                           if (interrupt_signal().load() != 0) {
-                             throw Interrupted{};
-                           }
-                         }};
+                         [](std::int64_t, std::int64_t) { throw_if_interrupted(); }};
   prepare_device();
   catch_interrupts();
   const Stopwatch watch;
@@ -136,8 +130,7 @@ int run_convert(const Arguments& arguments) {
     }
     return 0;
   } catch (const Interrupted&) {
-    log::info("Interrupted; nothing is left of " + flags.out);
-    return interrupt_exit_code(interrupt_signal().load());
+    return end_interrupted(flags.out);
   }
 }
 

@@ -17,8 +17,6 @@
 namespace temper::cli {
 namespace {
 
-struct Interrupted {};
-
 struct ExportFlags {
   std::string to;
   ModelName model;
@@ -75,11 +73,7 @@ GgufExportOptions options_of(ExportFlags& flags) {
   options.adapter = flags.adapter;
   options.out = flags.out;
   options.name = std::filesystem::path(flags.out).stem().string();
-  options.progress = [] {
-    if (interrupt_signal().load() != 0) {
-      throw Interrupted{};
-    }
-  };
+  options.progress = throw_if_interrupted;
   return options;
 }
 
@@ -141,8 +135,7 @@ int run_export(const Arguments& arguments) {
     }
     return 0;
   } catch (const Interrupted&) {
-    log::info("Interrupted; nothing is left of " + flags.out);
-    return interrupt_exit_code(interrupt_signal().load());
+    return end_interrupted(flags.out);
   }
 }
 

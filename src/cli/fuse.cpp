@@ -143,8 +143,7 @@ int run_fuse(const Arguments& arguments) {
     }
     return 0;
   } catch (const FuseCancelled&) {
-    log::info("Interrupted; nothing is left of " + flags.out);
-    return interrupt_exit_code(interrupt_signal().load());
+    return end_interrupted(flags.out);
   }
 }
 

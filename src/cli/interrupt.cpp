@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "temper/base/error.h"
+#include "temper/base/log.h"
 #include "temper/net/progress.h"
 
 namespace temper::cli {
@@ -35,6 +36,17 @@ void catch_interrupts() {
 
 const std::atomic<int>& interrupt_signal() {
   return received;
+}
+
+void throw_if_interrupted() {
+  if (received != 0) {
+    throw Interrupted{};
+  }
+}
+
+int end_interrupted(const std::string& out) {
+  log::info("Interrupted; nothing is left of " + out);
+  return interrupt_exit_code(received);
 }
 
 int interrupt_exit_code(int signal) {

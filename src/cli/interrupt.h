@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 
 namespace temper::cli {
 
@@ -10,6 +11,13 @@ void catch_interrupts();
 
 // 0, or the first signal that arrived since catch_interrupts(). Poll it between steps.
 const std::atomic<int>& interrupt_signal();
+
+// Thrown by throw_if_interrupted(), to leave work half-way.
+struct Interrupted {};
+// For work that takes a callback between its steps.
+void throw_if_interrupted();
+// Says that nothing is left of `out`, and gives the exit code.
+int end_interrupted(const std::string& out);
 
 // The exit code after such a signal: 130 for SIGINT, 143 for SIGTERM.
 int interrupt_exit_code(int signal);
