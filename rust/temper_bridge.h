@@ -79,6 +79,10 @@ size_t temper_tokenizer_vocab_size(const TemperTokenizer* tokenizer);
 
 // ---- chat template ----
 
+// Templates are compiled and rendered on threads of the library's own, in at most 64 MiB plus 8 times the size of
+// what they are given. One that wants more fails with this status then and ever after, and what it held stays.
+#define TEMPER_TEMPLATE_TOO_LARGE 2
+
 typedef struct TemperSpan {
   size_t begin;
   size_t end;

@@ -5,6 +5,8 @@ use std::os::raw::{c_char, c_int};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Once;
 
+use crate::template::TooLarge;
+
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub type Outcome<T> = Result<T, Failure>;
 
@@ -72,7 +74,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
     format!("internal error: {}", words.unwrap_or_else(|| "panic".into()))
 }
 
-/// Runs `body`; an error or a panic becomes `*error` and 1.
+/// Runs `body`; an error or a panic becomes `*error` and 1, a template that went too far 2.
 ///
 /// # Safety
 /// `error` can be written to.
@@ -80,13 +82,14 @@ pub unsafe fn guard(error: *mut TemperText, body: impl FnOnce() -> Outcome<()>) 
     static QUIET: Once = Once::new();
     // The message travels in the return value; the default hook would print it as well.
     QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
-    let message = match catch_unwind(AssertUnwindSafe(body)) {
+    let (status, message) = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return 0,
-        Ok(Err(failure)) => failure.to_string(),
-        Err(payload) => panic_message(&*payload),
+        Ok(Err(failure)) if failure.is::<TooLarge>() => (2, failure.to_string()),
+        Ok(Err(failure)) => (1, failure.to_string()),
+        Err(payload) => (1, panic_message(&*payload)),
     };
     error.write(message.into());
-    1
+    status
 }
 
 /// For functions without an error output: a panic gives `fallback`.

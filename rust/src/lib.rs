@@ -3,6 +3,7 @@
 mod added;
 mod base;
 mod clock;
+mod confined;
 mod generation;
 mod parquet_abi;
 mod parquet_rows;

@@ -1,6 +1,10 @@
 //! Chat templates as transformers renders them, on minijinja.
 //! Source: transformers' utils/chat_template_utils.py.
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
@@ -9,6 +13,7 @@ use serde_json::Value as Json;
 
 use crate::base::{Failure, Outcome};
 use crate::clock::Clock;
+use crate::confined::{confined, OutOfMemory};
 use crate::generation::{self, Span};
 use crate::python_json::tojson;
 
@@ -18,11 +23,37 @@ const MARK: &str = "__mark";
 /// Instructions a rendering may take: a template that never ends fails instead.
 const FUEL: u64 = 20_000_000;
 const RECURSION_LIMIT: usize = 120;
+/// What compiling or rendering may hold, besides MULTIPLE times its input.
+const SPARE_BYTES: usize = 64 << 20;
+const MULTIPLE: usize = 8;
 
-pub struct ChatTemplate {
+/// A template that would need more memory than it may have.
+#[derive(Debug)]
+pub struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            out,
+            "it takes more than {} MiB of memory: a loop or an operator in it makes a text or a list that has no \
+             bound. Put a chat_template.jinja without that into the model's folder",
+            SPARE_BYTES >> 20
+        )
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+struct Compiled {
     environment: Environment<'static>,
     marks_generation: bool,
     source: String,
+}
+
+pub struct ChatTemplate {
+    compiled: Arc<Compiled>,
+    /// Each rendering that goes too far costs what it held, so there is one.
+    too_large: AtomicBool,
 }
 
 pub struct Rendering {
@@ -94,36 +125,69 @@ fn environment() -> Outcome<Environment<'static>> {
     Ok(env)
 }
 
-impl ChatTemplate {
-    pub fn new(source: &str) -> Outcome<Self> {
-        let (translated, marks_generation) = generation::translate(source);
+fn bounded<T: Send + 'static>(input: usize, job: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    let bytes = SPARE_BYTES.saturating_add(input.saturating_mul(MULTIPLE));
+    confined(bytes, job).map_err(|e| if e.is::<OutOfMemory>() { TooLarge.into() } else { e })?
+}
+
+fn read_variables(context: &str, mark: &str) -> Outcome<Value> {
+    let mut variables: Json = serde_json::from_str(context)?;
+    let fields = variables.as_object_mut().ok_or("the variables are not a JSON object")?;
+    fields.insert(MARK.into(), mark.into());
+    Ok(Value::from(Serde(&variables)))
+}
+
+impl Compiled {
+    fn new(source: String) -> Outcome<Self> {
+        let (translated, marks_generation) = generation::translate(&source);
         let mut environment = environment()?;
         environment.add_template_owned(NAME, translated).map_err(describe)?;
-        Ok(ChatTemplate {
+        Ok(Compiled {
             environment,
             marks_generation,
-            source: source.to_string(),
+            source,
         })
     }
 
-    pub fn marks_generation(&self) -> bool {
-        self.marks_generation
-    }
-
-    pub fn render(&self, context: &str) -> Outcome<Rendering> {
-        let mut variables: Json = serde_json::from_str(context)?;
-        let fields = variables.as_object_mut().ok_or("the variables are not a JSON object")?;
-        let mark = generation::sentinel(&[context, &self.source]);
-        fields.insert(MARK.into(), mark.clone().into());
+    fn render(&self, variables: Value, mark: &str) -> Outcome<Rendering> {
         let template = self.environment.get_template(NAME).map_err(describe)?;
-        let text = template.render(Value::from(Serde(&variables))).map_err(describe)?;
+        let text = template.render(variables).map_err(describe)?;
         if !self.marks_generation {
             return Ok(Rendering {
                 text,
                 spans: Vec::new(),
             });
         }
-        let (text, spans) = generation::extract(&text, &mark);
+        let (text, spans) = generation::extract(&text, mark);
         Ok(Rendering { text, spans })
+    }
+}
+
+impl ChatTemplate {
+    pub fn new(source: &str) -> Outcome<Self> {
+        let source = source.to_string();
+        let compiled = bounded(source.len(), move || Compiled::new(source))?;
+        Ok(ChatTemplate {
+            compiled: Arc::new(compiled),
+            too_large: AtomicBool::new(false),
+        })
+    }
+
+    pub fn marks_generation(&self) -> bool {
+        self.compiled.marks_generation
+    }
+
+    pub fn render(&self, context: &str) -> Outcome<Rendering> {
+        if self.too_large.load(Ordering::Relaxed) {
+            return Err(TooLarge.into());
+        }
+        let mark = generation::sentinel(&[context, &self.compiled.source]);
+        let variables = read_variables(context, &mark)?; // kept, so that the job gets nothing back for them
+        let (compiled, lent) = (self.compiled.clone(), variables.clone());
+        let rendering = bounded(context.len(), move || compiled.render(lent, &mark));
+        if rendering.as_ref().is_err_and(|e| e.is::<TooLarge>()) {
+            self.too_large.store(true, Ordering::Relaxed);
+        }
+        rendering
     }
 }

@@ -1,7 +1,13 @@
 #include "temper/text/chat_template.h"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
+#include <atomic>
+#include <map>
+#include <thread>
+
+#include "temper/base/clock.h"
 #include "temper/base/error.h"
 #include "text/fixtures.h"
 
@@ -119,6 +125,106 @@ TEST_CASE("a template's complaint reaches the user in its own words") {
       refusal("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}").find("fuel") !=
       std::string::npos);
   CHECK(refusal("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("recursion") != std::string::npos);
+}
+
+// What the process has held at most, in bytes.
+std::int64_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+  return usage.ru_maxrss;
+#else
+  return usage.ru_maxrss * 1024;
+#endif
+}
+
+std::string repeated(const std::string& body) {
+  return "{% set ns = namespace(x='hello', l=['hello'], n=[]) %}{% for i in range(1000) %}{% for j in "
+         "range(1000) %}" +
+         body + "{% endfor %}{% endfor %}";
+}
+
+const std::map<std::string, std::string> kBombs = {
+    {"~", repeated("{% set ns.x = ns.x ~ ns.x %}")},
+    {"+", repeated("{% set ns.x = ns.x + ns.x %}")},
+    {"*", repeated("{% set ns.x = ns.x * 3 %}")},
+    {"* before it runs", "{{ ('x' * 90000000) | length }}"},
+    {"a list printed", "{{ (['hello'] * 90000000) ~ '' }}"},
+    {"join", repeated("{% set ns.x = [ns.x, ns.x, ns.x] | join(ns.x) %}")},
+    {"join as Python has it", repeated("{% set ns.x = ns.x.join([ns.x, ns.x, ns.x]) %}")},
+    {"replace", repeated("{% set ns.x = ns.x | replace('l', ns.x) %}")},
+    {"replace as Python has it", repeated("{% set ns.x = ns.x.replace('l', ns.x) %}")},
+    {"format", "{{ '%999999999d' | format(1) }}"},
+    {"indent", "{{ messages | tojson(indent=999999999) }}"},
+    {"doubled lists", repeated("{% set ns.l = [ns.l, ns.l] %}{% if i + j > 40 %}{{ ns.l }}{% endif %}")},
+    {"nested lists", repeated("{% set ns.n = [ns.n] %}")},
+    {"nested namespaces", repeated("{% set ns.n = namespace(n=ns.n) %}")},
+    {"output", repeated("{{ 'hello' * 100 }}")},
+    {"a block", "{% set x %}" + repeated("{{ 'hello' * 100 }}") + "{% endset %}"},
+    {"a macro", repeated("{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}{% set ns.x = m(ns.x) %}")},
+};
+
+TEST_CASE("a template without bound is refused by name, soon, and holds 64 MiB at most") {
+  for (const auto& [name, source] : kBombs) {
+    CAPTURE(name);
+    const auto before = peak_bytes();
+    const Stopwatch watch;
+    std::unique_ptr<ChatTemplate> bomb;
+    const auto words = error_of<ModelError>([&] {
+      bomb = std::make_unique<ChatTemplate>(source, Json::object(), "tool_use");
+      bomb->render(kQuestion);
+    });
+    CHECK(words.starts_with("the chat template tool_use can't be "));
+    CHECK(words.find("64 MiB") != std::string::npos);
+    CHECK(words.find("chat_template.jinja") != std::string::npos);
+    CHECK(watch.seconds() < 20);
+    CHECK(peak_bytes() - before < 100 << 20);
+    if (bomb) { // once is enough
+      CHECK(error_of<ModelError>([&] { bomb->render(kQuestion); }) == words);
+      CHECK(peak_bytes() - before < 100 << 20);
+    }
+  }
+  CHECK(render("{{ 'hello' * 3 }}") == "hellohellohello");
+}
+
+TEST_CASE("what is large but bounded renders; range() has a bound of its own") {
+  Json chat = kQuestion;
+  chat[0]["content"] = std::string(30 << 20, 'x');
+  CHECK(ChatTemplate("{% for i in range(5) %}{{ messages[0].content.replace('x', 'y') }}{% endfor %}",
+                     Json::object())
+            .render(chat)
+            .size() == 150 << 20);
+  CHECK(error_of<DataError>([] { render("{{ range(10**9) }}"); }).find("range") != std::string::npos);
+  const std::string deep =
+      "{% set ns = namespace(n=[]) %}{% for i in range(100) %}{% for j in range(1000) %}"
+      "{% set ns.n = [ns.n] %}{% endfor %}{% endfor %}";
+  CHECK(render(deep + "{{ (ns.n | string) | length }}") == "200002");
+  CHECK(render(deep + "{{ ns.n == [ns.n] }}") == "False");
+}
+
+TEST_CASE("templates render in many threads at once, those that are refused too") {
+  const ChatTemplate good("{% for m in messages %}{{ m.content }}{% endfor %}", Json::object());
+  const ChatTemplate bad(repeated("{% set ns.x = ns.x ~ ns.x %}"), Json::object());
+  std::atomic<int> refused = 0;
+  std::atomic<int> rendered = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int n = 0; n < 50; ++n) {
+        rendered += good.render(kQuestion) == "hi" ? 1 : 0;
+        try {
+          bad.render(kQuestion);
+        } catch (const ModelError&) {
+          ++refused;
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  CHECK(rendered == 200);
+  CHECK(refused == 200);
 }
 
 TEST_CASE("a template that does not parse is a ModelError with its line") {

@@ -79,6 +79,7 @@ std::vector<std::size_t> assistant_messages(const Json& messages) {
 } // namespace
 
 struct ChatTemplate::Impl {
+  std::string name;
   std::string source;
   Json specials;
   bridge::TemplatePtr compiled;
@@ -100,8 +101,11 @@ struct ChatTemplate::Impl {
     const auto variables = dump(base);
     TemperRendering raw{};
     TemperText error{};
-    bridge::check<DataError>(
-        temper_template_render(compiled.get(), variables.data(), variables.size(), &raw, &error), error, "");
+    const int status = temper_template_render(compiled.get(), variables.data(), variables.size(), &raw, &error);
+    if (status == TEMPER_TEMPLATE_TOO_LARGE) {
+      throw ModelError(name + " can't be rendered: " + bridge::take(error));
+    }
+    bridge::check<DataError>(status, error, "");
     return take(raw);
   }
 
@@ -127,11 +131,15 @@ struct ChatTemplate::Impl {
   }
 };
 
-ChatTemplate::ChatTemplate(std::string source, Json specials) : impl_(std::make_unique<Impl>()) {
+ChatTemplate::ChatTemplate(std::string source, Json specials, const std::string& name)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->name = name == "default" ? "the chat template" : "the chat template " + name;
   TemperTemplate* compiled = nullptr;
   TemperText error{};
-  bridge::check<ModelError>(temper_template_new(source.data(), source.size(), &compiled, &error), error,
-                            "the chat template does not parse: ");
+  const int status = temper_template_new(source.data(), source.size(), &compiled, &error);
+  const bool too_large = status == TEMPER_TEMPLATE_TOO_LARGE;
+  bridge::check<ModelError>(status, error,
+                            impl_->name + (too_large ? " can't be compiled: " : " does not parse: "));
   impl_->compiled.reset(compiled);
   impl_->source = std::move(source);
   impl_->specials = std::move(specials);

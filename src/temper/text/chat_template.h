@@ -35,13 +35,14 @@ struct RenderedChat {
 
 class ChatTemplate {
  public:
-  // `specials` holds bos_token, eos_token, pad_token ... as the template's variables.
+  // `specials` holds bos_token, eos_token, pad_token ... as the template's variables; errors say `name`.
   // Throws ModelError if the source does not parse.
-  ChatTemplate(std::string source, Json specials);
+  ChatTemplate(std::string source, Json specials, const std::string& name = "default");
   ~ChatTemplate();
 
   // `messages`: array of {role, content, tool_calls?, ...}; keys that are null count as absent. Throws
-  // DataError with the template's own words when it raises (raise_exception) or uses what a message lacks.
+  // DataError with the template's own words when it raises (raise_exception) or uses what a message lacks;
+  // ModelError when it would take more than 64 MiB of memory (plus 8 times the messages' size), and ever after.
   std::string render(const Json& messages, const RenderOptions& options = {}) const;
   // render() and where the assistant speaks: the template's own {% generation %} blocks if it has them, else
   // a span for every assistant turn, found by rendering (assistant_spans.h). Throws DataError also when a

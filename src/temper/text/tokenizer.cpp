@@ -59,7 +59,7 @@ struct Tokenizer::Impl {
     set_bos_eos(files);
     for (auto& [name, source] : files.templates) {
       try {
-        templates[name].compiled = std::make_unique<ChatTemplate>(std::move(source), files.specials);
+        templates[name].compiled = std::make_unique<ChatTemplate>(std::move(source), files.specials, name);
       } catch (const ModelError& error) {
         templates[name].error = files.model.parent_path().string() + ": " + error.what();
       }
