@@ -68,7 +68,8 @@ struct RunConfig {
   ScheduleConfig lr_schedule;
   int warmup_steps = 0;
   double max_grad_norm = 1.0; // 0: no clipping
-  bool grad_checkpoint = false;
+  bool grad_checkpoint = false; // all blocks
+  double memory_limit = 0.0;    // GB the device may hold; 0: what it has
   std::string attention = "auto"; // attention_kernel_named()
   std::uint64_t seed = 0;
   bool deterministic = false;

@@ -97,6 +97,12 @@ void list_training(FieldList& list, RunConfig& c) {
       .at_least(0)
       .mlx_lm(0.0);
   list.add("grad_checkpoint", &c.grad_checkpoint, "recompute activations: less memory, more time");
+  list.add("memory_limit", &c.memory_limit,
+           "GB of the device's memory that training may take: it recomputes as few blocks and splits steps as "
+           "little "
+           "as that needs; 0: what the device has")
+      .at_least(0)
+      .metavar("GB");
   list.add("attention", &c.attention,
            "what computes attention in training; blocked: in blocks of queries, memory linear in length; auto: "
            "fused where the device has it for training, else blocked")

@@ -11,19 +11,6 @@ namespace {
 
 constexpr int kMlxLmMultiple = 32;
 
-HostBatch blank(int rows, int width) {
-  HostBatch batch;
-  batch.rows = rows;
-  batch.width = width;
-  const auto cells = static_cast<std::size_t>(rows) * static_cast<std::size_t>(width);
-  batch.tokens.assign(cells, 0);
-  batch.targets.assign(cells, 0);
-  batch.supervised.assign(cells, 0);
-  batch.positions.assign(cells, 0);
-  batch.segments.assign(cells, -1);
-  return batch;
-}
-
 int pack_width(const LoaderOptions& options) {
   const int width = options.pack_width > 0 ? options.pack_width : options.max_seq_length;
   return (width + options.width_multiple - 1) / options.width_multiple * options.width_multiple;
@@ -42,6 +29,29 @@ void fill(HostBatch& batch, std::size_t cell, const ExampleView& example, std::s
   }
 }
 
+RowLayout make_layout(std::span<const std::int32_t> lengths, const LoaderOptions& options) {
+  if (!options.packing) {
+    return layout_padded(lengths, options.width_multiple);
+  }
+  return options.few_shapes ? layout_in_few_shapes(lengths, pack_width(options))
+                            : layout_packed(lengths, pack_width(options), options.width_multiple);
+}
+
+} // namespace
+
+HostBatch blank_batch(int rows, int width) {
+  HostBatch batch;
+  batch.rows = rows;
+  batch.width = width;
+  const auto cells = static_cast<std::size_t>(rows) * static_cast<std::size_t>(width);
+  batch.tokens.assign(cells, 0);
+  batch.targets.assign(cells, 0);
+  batch.supervised.assign(cells, 0);
+  batch.positions.assign(cells, 0);
+  batch.segments.assign(cells, -1);
+  return batch;
+}
+
 void place_document(HostBatch& batch, const Document& document) {
   const auto segment = static_cast<std::int32_t>(batch.documents.size());
   const auto cell = static_cast<std::size_t>(document.row) * static_cast<std::size_t>(batch.width) +
@@ -53,16 +63,6 @@ void place_document(HostBatch& batch, const Document& document) {
   batch.documents.push_back(document);
 }
 
-RowLayout make_layout(std::span<const std::int32_t> lengths, const LoaderOptions& options) {
-  if (!options.packing) {
-    return layout_padded(lengths, options.width_multiple);
-  }
-  return options.few_shapes ? layout_in_few_shapes(lengths, pack_width(options))
-                            : layout_packed(lengths, pack_width(options), options.width_multiple);
-}
-
-} // namespace
-
 HostBatch collate(const TokenDataset& data, std::span<const std::uint32_t> examples,
                   const LoaderOptions& options) {
   std::vector<std::int32_t> lengths;
@@ -71,7 +71,7 @@ HostBatch collate(const TokenDataset& data, std::span<const std::uint32_t> examp
     lengths.push_back(static_cast<std::int32_t>(data.length(index)) - 1);
   }
   const auto layout = make_layout(lengths, options);
-  HostBatch batch = blank(layout.rows, layout.width);
+  HostBatch batch = blank_batch(layout.rows, layout.width);
   batch.packed = std::ranges::any_of(layout.placements, [](const auto& place) { return place.start > 0; });
   batch.num_examples = static_cast<std::int64_t>(examples.size());
   for (const auto& place : layout.placements) {
@@ -94,7 +94,7 @@ HostBatch collate_mlx_lm(const TokenDataset& data, std::span<const std::uint32_t
   }
   const std::size_t padded = 1 + (longest + kMlxLmMultiple - 1) / kMlxLmMultiple * kMlxLmMultiple;
   const std::size_t width = std::min(padded, limit) - 1;
-  HostBatch batch = blank(static_cast<int>(examples.size()), static_cast<int>(width));
+  HostBatch batch = blank_batch(static_cast<int>(examples.size()), static_cast<int>(width));
   batch.num_examples = static_cast<std::int64_t>(examples.size());
   for (std::size_t row = 0; row < examples.size(); ++row) {
     const auto example = data[examples[row]];

@@ -20,4 +20,10 @@ HostBatch collate(const TokenDataset& data, std::span<const std::uint32_t> examp
 HostBatch collate_mlx_lm(const TokenDataset& data, std::span<const std::uint32_t> examples,
                          const LoaderOptions& options);
 
+// A batch of padding alone.
+HostBatch blank_batch(int rows, int width);
+
+// Adds `document`: its segment and positions.
+void place_document(HostBatch& batch, const Document& document);
+
 } // namespace temper

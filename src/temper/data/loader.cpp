@@ -13,6 +13,7 @@
 #include "temper/base/error.h"
 #include "temper/data/collate.h"
 #include "temper/data/epoch_plan.h"
+#include "temper/data/split_batch.h"
 
 namespace temper {
 namespace {
@@ -321,6 +322,10 @@ HostBatch EvalBatches::operator[](std::size_t index) const {
   const auto examples = impl_->plan[index];
   return impl_->options.compat_mlx_lm ? collate_mlx_lm(*impl_->data, examples, impl_->options)
                                       : collate(*impl_->data, examples, impl_->options);
+}
+
+std::vector<HostBatch> EvalBatches::parts(std::size_t index) const {
+  return split_batch((*this)[index], impl_->options);
 }
 
 void EvalBatches::draw() {

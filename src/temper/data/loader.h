@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "temper/base/json.h"
 #include "temper/data/batch.h"
@@ -19,10 +20,12 @@ struct LoaderOptions {
   int batch_size = 4;            // examples a batch
   std::int64_t batch_tokens = 0; // > 0: instead of batch_size, as many examples as fit this budget
   int max_seq_length = 2048;     // tokens of one example; longer ones were truncated or dropped before
-  bool packing = true;           // several documents a row, first-fit-decreasing
-  int pack_width = 0;            // inputs of a packed row; 0: max_seq_length rounded up to width_multiple
-  int width_multiple = 128;      // row widths are multiples of this
-  bool few_shapes = false;       // packed: layout_in_few_shapes(), where a new shape costs seconds of compiling
+  // A step's batch of more columns is split (split_batch.h); 0: never. The loader hands it out whole.
+  std::int64_t micro_batch_tokens = 0;
+  bool packing = true;      // several documents a row, first-fit-decreasing
+  int pack_width = 0;       // inputs of a packed row; 0: max_seq_length rounded up to width_multiple
+  int width_multiple = 128; // row widths are multiples of this
+  bool few_shapes = false;  // packed: layout_in_few_shapes(), where a new shape costs seconds of compiling
   bool shuffle = true;
   bool drop_last = false;     // leave out an epoch's last, smaller batch (unless it is the only one)
   bool compat_mlx_lm = false; // mlx-lm's order (numpy's generator), widths, padding and target mask
@@ -74,6 +77,8 @@ class EvalBatches {
   ~EvalBatches();
   std::size_t size() const;
   HostBatch operator[](std::size_t index) const;
+  // The batch as micro_batch_tokens splits it.
+  std::vector<HostBatch> parts(std::size_t index) const;
   // Compat only, no effect otherwise: draws the order of this evaluation's batches from options.mlx_lm_random.
   void draw();
 

@@ -117,4 +117,8 @@ RowLayout layout_in_few_shapes(std::span<const std::int32_t> lengths, int pack_w
   return best;
 }
 
+RowLayout layout_rows(std::span<const std::int32_t> lengths, int width) {
+  return first_fit(lengths, by_decreasing_length(lengths), width);
+}
+
 } // namespace temper

@@ -39,4 +39,7 @@ RowLayout layout_packed(std::span<const std::int32_t> lengths, int pack_width, i
 // widths it is the one with the least to compute, where a token's attention grows with its row's width.
 RowLayout layout_in_few_shapes(std::span<const std::int32_t> lengths, int pack_width);
 
+// First-fit-decreasing into rows of `width`, which is no less than the longest.
+RowLayout layout_rows(std::span<const std::int32_t> lengths, int width);
+
 } // namespace temper

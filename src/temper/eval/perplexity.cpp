@@ -46,14 +46,15 @@ DatasetLoss evaluate_loss(const ModelView& model, const EvalBatches& batches, co
     }
   };
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const auto batch = batches[i];
-    if (batch.num_supervised > 0) {
-      auto loss = batch_loss(model, batch, options);
-      collect();
-      mx::async_eval(loss);
-      running = std::move(loss);
+    for (const auto& batch : batches.parts(i)) {
+      if (batch.num_supervised > 0) {
+        auto loss = batch_loss(model, batch, options);
+        collect();
+        mx::async_eval(loss);
+        running = std::move(loss);
+      }
+      result.tokens += batch.num_supervised;
     }
-    result.tokens += batch.num_supervised;
     ++result.batches;
     if (options.on_batch && !options.on_batch(result.batches, batches.size())) {
       break;

@@ -63,8 +63,7 @@ PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
   PassInput pass{input.attention,
                  input.positions_BT ? *input.positions_BT : default_positions(input),
                  {},
-                 input.real_BT,
-                 input.checkpoint};
+                 input.real_BT};
   for (const auto& rope : spec.ropes) {
     pass.ropes.push_back(make_rope_table(rope, pass.positions_BT, input.lengths_BT));
     if (input.offsets_B && mx::default_device() == mx::Device::gpu) {
@@ -107,7 +106,7 @@ mx::Dtype compute_dtype(const DecoderSpec& spec, const ParamView& params) {
 }
 
 DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input) {
-  const auto pass = pass_input(spec, input);
+  auto pass = pass_input(spec, input);
   const auto dtype = compute_dtype(spec, context.params);
   context.dropout_site = kEmbeddingSite;
   const auto embedding = spec.prefix + "embed_tokens";
@@ -117,8 +116,9 @@ DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, c
   }
   std::vector<mx::array> balances;
   for (int layer = 0; layer < spec.num_layers; ++layer) {
-    const auto out = input.checkpoint ? checkpointed_block(spec, context, pass, layer, x)
-                                      : block(spec, context, pass, layer, x);
+    pass.recomputed = input.checkpoint.covers(layer);
+    const auto out = pass.recomputed ? checkpointed_block(spec, context, pass, layer, x)
+                                     : block(spec, context, pass, layer, x);
     x = out.x_BTE;
     if (out.load_balance) {
       balances.push_back(*out.load_balance);

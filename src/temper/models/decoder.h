@@ -2,6 +2,7 @@
 // Dims: B rows, T tokens a row, N selected tokens, E hidden_size, V vocab_size.
 #pragma once
 
+#include <limits>
 #include <optional>
 
 #include "temper/models/spec.h"
@@ -12,6 +13,27 @@
 
 namespace temper {
 
+// Which blocks keep their inputs alone for the backward pass and run again there: the first so many. Those are
+// computed again when the later blocks' activations are gone, so what they make then adds least to the peak.
+class Checkpointing {
+ public:
+  Checkpointing() = default;
+  // All blocks, or none.
+  Checkpointing(bool all) : blocks_(all ? std::numeric_limits<int>::max() : 0) {
+  }
+  static Checkpointing first(int blocks) {
+    Checkpointing some;
+    some.blocks_ = blocks;
+    return some;
+  }
+  bool covers(int layer) const {
+    return layer < blocks_;
+  }
+
+ private:
+  int blocks_ = 0;
+};
+
 struct DecoderInput {
   mx::array tokens_BT;                     // int32
   std::optional<mx::array> positions_BT{}; // int32; none: 0 .. T-1 after the cache's offset
@@ -21,7 +43,7 @@ struct DecoderInput {
   std::optional<mx::array> lengths_BT{}; // int32, each token's document length (rope.h); none: the row's end
   std::optional<mx::array> real_BT{};    // bool: tokens that the load balance counts; none: all
   AttentionPlan attention{};
-  bool checkpoint = false; // recompute each block in the backward pass instead of keeping its activations
+  Checkpointing checkpoint{}; // recompute blocks in the backward pass instead of keeping their activations
 };
 
 struct DecoderOutput {

@@ -124,6 +124,19 @@ void prepare_device(std::uint64_t cache_bytes) {
   mx::set_cache_limit(cache_bytes > 0 ? cache_bytes : static_cast<std::size_t>(bound));
 }
 
+std::size_t device_memory_budget() {
+  if (mx::default_device() == mx::Device::cpu) {
+    return 0;
+  }
+  return device_figure("max_recommended_working_set_size").value_or(mx::get_memory_limit());
+}
+
+WorkLimit::WorkLimit(std::size_t ceiling) : ceiling_(ceiling) {
+  if (ceiling_ > 0) {
+    usual_limit_ = mx::set_memory_limit(ceiling_);
+  }
+}
+
 WorkLimit::~WorkLimit() {
   if (usual_limit_) {
     mx::set_memory_limit(*usual_limit_);
@@ -152,6 +165,9 @@ void WorkLimit::after_step() {
   mx::synchronize();
   const auto needed = static_cast<double>(mx::get_peak_memory());
   limit_ = std::max(limit_, static_cast<std::size_t>(kWorkShare * needed));
+  if (ceiling_ > 0) {
+    limit_ = std::min(limit_, ceiling_);
+  }
   mx::set_memory_limit(limit_);
 }
 

@@ -18,6 +18,10 @@ MemoryUse memory_use();
 // "cpu" or the GPU's own name.
 std::string device_name();
 
+// What the device itself would have a process use, in bytes: a Metal GPU's recommended working set, what MLX
+// takes of a CUDA GPU before it waits; 0 on a CPU.
+std::size_t device_memory_budget();
+
 // Before the first MLX call: gives the kernels that MLX compiles at run time on a CPU a private folder of
 // this process (MLX's own, shared between processes, is neither locked nor checked for its owner), and
 // bounds the allocator's cache to `cache_bytes` (0: a quarter of a GPU's memory, nothing on a CPU). Safe to
@@ -30,7 +34,8 @@ void prepare_device(std::uint64_t cache_bytes = 0);
 // where more than little above that is in use. A step that is measured resets MLX's peak. CUDA alone.
 class WorkLimit {
  public:
-  WorkLimit() = default;
+  // More than `ceiling` bytes are never waited with, on any device; 0: no such bound.
+  explicit WorkLimit(std::size_t ceiling = 0);
   // MLX's own limit again.
   ~WorkLimit();
   WorkLimit(const WorkLimit&) = delete;
@@ -44,6 +49,7 @@ class WorkLimit {
   std::int64_t most_tokens_ = 0;
   bool measures_ = false;
   std::size_t limit_ = 0;
+  std::size_t ceiling_ = 0;
   std::optional<std::size_t> usual_limit_; // MLX's, once it was changed
 };
 

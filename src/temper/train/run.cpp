@@ -19,6 +19,7 @@
 #include "temper/nn/device.h"
 #include "temper/train/callbacks.h"
 #include "temper/train/checkpoint.h"
+#include "temper/train/memory_plan.h"
 #include "temper/train/run_options.h"
 #include "temper/train/tensorboard.h"
 #include "temper/train/trainable.h"
@@ -189,6 +190,7 @@ class RunInProgress {
       }
     }
     split_off_start(run_.model, run_.method.lora, state.start);
+    plan(state, options);
     Trainer trainer(step_, std::move(state), run_.data.train, std::move(options));
     // From here on the run exists: what fails now is recorded in its folder.
     folder_.create();
@@ -206,6 +208,22 @@ class RunInProgress {
   }
 
  private:
+  // Fits the step in memory_limit, or in what the device has.
+  void plan(const TrainState& state, TrainerOptions& options) {
+    mx::eval(values(state.trainable));
+    mx::eval(values(state.optimizer));
+    const auto step = step_options(run_.config, run_.method.lora, run_.model.dtype);
+    plan_ = plan_for_limit(
+        {run_.model, step, state, *run_.data.train, options.loader, options.grad_accumulation_steps},
+        run_.config.memory_limit);
+    if (plan_) {
+      step_.recompute(plan_->checkpoint);
+      options.loader.micro_batch_tokens = plan_->micro_batch_tokens;
+      options.memory_ceiling = plan_->ceiling();
+      log::info(plan_->sentence());
+    }
+  }
+
   void start(Trainer& trainer) {
     trainer.add_sink(&folder_);
     if (run_.config.report_to == "tensorboard") {
@@ -231,6 +249,7 @@ class RunInProgress {
                                  {"iters", trainer.options().total_steps},
                                  {"batches_per_epoch", trainer.batches_per_epoch()},
                                  {"run_dir", folder_.path().string()},
+                                 {"memory_plan", plan_ ? plan_->to_json() : Json(nullptr)},
                                  {"device", device_name()},
                                  {"dtype", dtype_name(run_.model.dtype)}});
   }
@@ -310,6 +329,7 @@ class RunInProgress {
   RunFolder folder_;
   std::unique_ptr<TensorBoardWriter> tensorboard_; // with report_to
   TrainStep step_;
+  std::optional<MemoryPlan> plan_;
   Stopwatch watch_;
   Json manifest_;
 };

@@ -29,7 +29,7 @@ struct StepOptions {
   Optimizer optimizer;
   double max_grad_norm = 1.0;                 // 0: no clipping
   double neftune_alpha = 0.0;                 // noise on the embeddings; 0: none
-  bool checkpoint = false;                    // recompute blocks in the backward pass
+  Checkpointing checkpoint{};                 // recompute blocks in the backward pass
   bool scale_loss = false;                    // dynamic loss scaling, for fp16
   int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
   std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
@@ -55,6 +55,11 @@ class TrainStep {
  public:
   // `model` must outlive the step. Trainable parameters shadow the model's by name.
   TrainStep(const Model& model, StepOptions options);
+
+  // Before the first step: which blocks to recompute.
+  void recompute(Checkpointing blocks) {
+    options_.checkpoint = blocks;
+  }
 
   // A fresh state around `trainable` (fp32). Lazy.
   TrainState initial_state(Params trainable, std::uint64_t seed) const;

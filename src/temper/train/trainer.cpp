@@ -4,6 +4,7 @@
 
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
+#include "temper/data/split_batch.h"
 
 namespace temper {
 namespace {
@@ -17,6 +18,15 @@ std::int64_t total_supervised(const std::vector<HostBatch>& batches) {
     total += batch.num_supervised;
   }
   return total;
+}
+
+// Tokens of the largest batch, padding included.
+std::int64_t largest(const std::vector<HostBatch>& batches) {
+  std::int64_t most = 0;
+  for (const auto& batch : batches) {
+    most = std::max(most, num_padded_tokens(batch));
+  }
+  return most;
 }
 
 // The first trainable tensor whose gradient was not finite.
@@ -38,7 +48,8 @@ Trainer::Trainer(TrainStep& step, TrainState state, std::shared_ptr<const TokenD
     : step_(step),
       state_(std::move(state)),
       options_(std::move(options)),
-      loader_(std::move(data), options_.loader, state_.cursor) {
+      loader_(std::move(data), options_.loader, state_.cursor),
+      work_(options_.memory_ceiling) {
 }
 
 void Trainer::add_callback(std::shared_ptr<Callback> callback) {
@@ -80,7 +91,9 @@ std::vector<HostBatch> Trainer::next_batches() {
   std::vector<HostBatch> batches;
   batches.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
-    batches.push_back(loader_.next());
+    for (auto& part : split_batch(loader_.next(), options_.loader)) {
+      batches.push_back(std::move(part));
+    }
   }
   return batches;
 }
@@ -95,11 +108,18 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   StepResult result;
   auto loss = mx::array(0.0F);
   std::optional<mx::array> load_balance;
+  work_.before_step(largest(batches));
   for (const auto& batch : batches) {
     auto part = step_.gradients(state_, batch, 1.0F / (count * static_cast<float>(shares)));
     loss = loss + part.loss * static_cast<float>(shares);
     load_balance = part.load_balance;
     accumulate(std::move(part.gradients));
+    if (batches.size() > 1) {
+      // One after the other, so that what a micro-batch takes is gone before the next one's.
+      auto so_far = values(state_.accumulator);
+      so_far.push_back(loss);
+      mx::async_eval(std::move(so_far));
+    }
     ++state_.micro_step;
     result.num_tokens += batch.num_tokens;
     result.num_padded_tokens += num_padded_tokens(batch);
@@ -135,7 +155,6 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
                    {state_.count, state_.loss_scale, state_.good_steps, pending.outcome->grad_norm,
                     pending.outcome->applied, pending.outcome->finite});
   }
-  work_.before_step(result.num_padded_tokens);
   mx::async_eval(outputs);
   work_.after_step();
   pending_.push_back(std::move(pending));

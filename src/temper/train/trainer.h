@@ -23,7 +23,8 @@ struct TrainerOptions {
   bool compat_mlx_lm = false;      // a step is one micro-batch; losses and gradients are micro-batch means
   Schedule schedule;               // learning rate by optimizer steps done
   LoaderOptions loader;
-  int max_skips_in_a_row = 3; // non-finite steps that end the run
+  int max_skips_in_a_row = 3;     // non-finite steps that end the run
+  std::size_t memory_ceiling = 0; // WorkLimit's
 };
 
 class Trainer {
