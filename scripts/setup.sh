@@ -2,16 +2,21 @@
 # Installs what building (default) or testing (`setup.sh test`) needs and is not there yet: system packages, a
 # Python environment in .venv with the pinned MLX, and checks for a Rust new enough. Quick when nothing is missing.
 # `setup.sh oracle`: .venv-oracle alone, with what only the slow tests compare to (PyTorch: several GB).
+# `setup.sh fuzz`: the clang that builds the fuzzers.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 VENV="$PWD/.venv"
 VENV_PYTHON="$VENV/bin/python"
 purpose="${1:-build}"
-[[ $purpose == build || $purpose == test || $purpose == oracle ]] || die "usage: scripts/setup.sh [build|test|oracle]"
+case "$purpose" in
+  build | test | oracle | fuzz) ;;
+  *) die "usage: scripts/setup.sh [build|test|oracle|fuzz]" ;;
+esac
 
 DEBIAN_PACKAGES=(build-essential ca-certificates ccache cmake doctest-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
   libopenblas-dev libsimdjson-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev)
+[[ $purpose != fuzz ]] || DEBIAN_PACKAGES+=(clang-16 libclang-rt-16-dev)
 BREW_PACKAGES=(ccache cli11 cmake doctest fmt ninja nlohmann-json rust simdjson yaml-cpp python@3.12)
 
 # version_at_least HAVE WANT: dotted numbers.
@@ -154,5 +159,5 @@ if [[ $purpose == oracle ]]; then
   setup_oracle
 else
   setup_packages
-  setup_python
+  [[ $purpose == fuzz ]] || setup_python
 fi

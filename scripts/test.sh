@@ -50,7 +50,7 @@ else
 fi
 
 if [[ $only == fuzz || ($exclude != slow && -z $only) ]]; then
-  if command -v clang++-16 >/dev/null; then
+  if scripts/setup.sh fuzz && command -v clang++-16 >/dev/null; then
     scripts/build.sh fuzz fuzz_safetensors fuzz_gguf fuzz_chat_template fuzz_parquet
     run_ctest fuzz --tests-regex '^fuzz\.' --timeout 1200
   else
