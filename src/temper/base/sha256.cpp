@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
 #include <cstring>
+
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
@@ -70,7 +71,7 @@ Sha256& Sha256::add(std::string_view bytes) {
   return *this;
 }
 
-std::string Sha256::hex() const {
+std::string Sha256::digest() const {
   Sha256 rest = *this;
   std::string padding(1, '\x80');
   padding.resize(1 + (119 - num_bytes_ % 64) % 64, '\0');
@@ -78,13 +79,17 @@ std::string Sha256::hex() const {
     padding += static_cast<char>((num_bytes_ * 8) >> shift & 0xff);
   }
   rest.add(padding);
-  std::string digits;
+  std::string bytes;
   for (const auto word : rest.state_) {
-    char text[9];
-    std::snprintf(text, sizeof text, "%08x", word);
-    digits += text;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      bytes += static_cast<char>(word >> shift & 0xff);
+    }
   }
-  return digits;
+  return bytes;
+}
+
+std::string Sha256::hex() const {
+  return to_hex(digest());
 }
 
 } // namespace temper

@@ -13,7 +13,9 @@ namespace temper {
 class Sha256 {
  public:
   Sha256& add(std::string_view bytes);
-  // 64 lower-case hexadecimal digits of all that was added; what is added later continues before the padding.
+  // The 32 bytes of the sum of all that was added; what is added later continues before the padding.
+  std::string digest() const;
+  // The same as 64 lower-case hexadecimal digits.
   std::string hex() const;
 
  private:

@@ -1,7 +1,6 @@
 #include "temper/config/config_value.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cmath>
 #include <cstdlib>
@@ -11,16 +10,10 @@
 #include <yaml-cpp/yaml.h>
 
 #include "temper/base/error.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
-
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return result;
-}
 
 bool is_null(const std::string& text) {
   return text.empty() || text == "~" || text == "null" || text == "Null" || text == "NULL";

@@ -1,7 +1,6 @@
 #include "temper/config/field.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <type_traits>
 #include <utility>
@@ -10,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "temper/base/error.h"
+#include "temper/base/text.h"
 #include "temper/config/nearest.h"
 
 namespace temper {
@@ -113,12 +113,6 @@ std::vector<ConfigValue> items_of(const ConfigValue& value, bool splits) {
     begin = end + 1;
   }
   return splits ? items : std::vector<ConfigValue>{value};
-}
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
 }
 
 void check_parts(const Json& object, const Field& field, const std::string& name) {

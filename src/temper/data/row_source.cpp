@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <utility>
 
 #include <simdjson.h>
@@ -10,6 +9,7 @@
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/base/passed_pages.h"
+#include "temper/base/text.h"
 #include "temper/data/delimited_rows.h"
 #include "temper/data/parquet_rows.h"
 
@@ -265,10 +265,7 @@ class SeveralFiles : public RowSource {
 };
 
 std::string extension_of(const fs::path& path) {
-  auto extension = path.extension().string();
-  std::ranges::transform(extension, extension.begin(),
-                         [](char c) { return static_cast<char>(std::tolower(static_cast<unsigned char>(c))); });
-  return extension;
+  return lower(path.extension().string());
 }
 
 constexpr std::array<std::string_view, 7> kExtensions = {".jsonl", ".ndjson", ".json",   ".csv",

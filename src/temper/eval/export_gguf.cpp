@@ -1,10 +1,10 @@
 #include "temper/eval/export_gguf.h"
 
 #include <algorithm>
-#include <cctype>
 
 #include "temper/base/error.h"
 #include "temper/base/files.h"
+#include "temper/base/text.h"
 #include "temper/eval/gguf_tensors.h"
 #include "temper/eval/modelfile.h"
 #include "temper/text/tokenizer.h"
@@ -103,11 +103,8 @@ std::string general_name(std::string name, const Vocabulary& vocabulary) {
   };
   const bool strips =
       vocabulary.strips_after_specials && has("</s>") && has("<unk>") && has("<s>") && has("<|endoftext|>");
-  auto lower = name;
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   for (const std::string called : {"phi-3", "phi3"}) {
-    const auto at = lower.find(called);
+    const auto at = lower(name).find(called);
     if (at != std::string::npos) {
       return strips ? name : name.replace(at, called.size(), "phi 3");
     }

@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "temper/base/text.h"
 #include "temper/base/version.h"
 #include "temper/net/curl.h"
 
@@ -19,19 +20,6 @@ namespace {
 constexpr int kMaxRedirects = 10;
 constexpr std::size_t kMaxBody = std::size_t{256} << 20; // of what is kept in memory
 constexpr double kLongestWait = 120;
-
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::ranges::transform(result, result.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return result;
-}
-
-std::string_view trim(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t\r\n");
-  return first == std::string_view::npos ? std::string_view()
-                                         : text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
-}
 
 // A bundled libcurl may look for certificates where another distribution keeps them.
 std::string certificates() {
@@ -103,7 +91,7 @@ struct HttpClient::Transfer {
       response.status =
           space == std::string_view::npos ? 0 : std::atoi(std::string(line.substr(space, 4)).c_str());
     } else if (const auto colon = line.find(':'); colon != std::string_view::npos) {
-      response.headers[lower(trim(line.substr(0, colon)))] = trim(line.substr(colon + 1));
+      response.headers[lower(trim_ascii(line.substr(0, colon)))] = trim_ascii(line.substr(colon + 1));
     }
     return line.size();
   }

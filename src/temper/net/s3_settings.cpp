@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "temper/base/files.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
@@ -23,11 +24,6 @@ std::string variable(std::initializer_list<const char*> names) {
   return {};
 }
 
-std::string trim(const std::string& text) {
-  const auto first = text.find_first_not_of(" \t\r");
-  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
-}
-
 // The keys of one [section] of an INI file; nothing if there is no file.
 std::map<std::string, std::string> read_section(const fs::path& path, const std::string& section) {
   std::map<std::string, std::string> keys;
@@ -38,11 +34,11 @@ std::map<std::string, std::string> read_section(const fs::path& path, const std:
   std::istringstream lines(read_file(path));
   bool is_inside = false;
   for (std::string line; std::getline(lines, line);) {
-    line = trim(line);
+    line = std::string(trim_ascii(line));
     if (line.starts_with('[')) {
-      is_inside = trim(line.substr(1, line.find(']') - 1)) == section;
+      is_inside = trim_ascii(line.substr(1, line.find(']') - 1)) == section;
     } else if (const auto equals = line.find('='); is_inside && equals != std::string::npos && line[0] != '#') {
-      keys[trim(line.substr(0, equals))] = trim(line.substr(equals + 1));
+      keys[std::string(trim_ascii(line.substr(0, equals)))] = trim_ascii(std::string_view(line).substr(equals + 1));
     }
   }
   return keys;

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "temper/base/sha256.h"
+#include "temper/base/text.h"
 #include "temper/net/http.h"
 
 namespace temper {
@@ -15,18 +16,10 @@ std::string sha256_hex(std::string_view text) {
   return Sha256().add(text).hex();
 }
 
-std::string from_hex(const std::string& hex) {
-  std::string bytes;
-  for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
-    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-  }
-  return bytes;
-}
-
-// Source: RFC 2104. In hexadecimal digits.
-std::string hmac_hex(std::string key, std::string_view text) {
+// Source: RFC 2104. 32 bytes.
+std::string hmac(std::string key, std::string_view text) {
   if (key.size() > kBlock) {
-    key = from_hex(sha256_hex(key));
+    key = Sha256().add(key).digest();
   }
   key.resize(kBlock, '\0');
   std::string inner = key;
@@ -35,12 +28,7 @@ std::string hmac_hex(std::string key, std::string_view text) {
     inner[i] = static_cast<char>(inner[i] ^ 0x36);
     outer[i] = static_cast<char>(outer[i] ^ 0x5c);
   }
-  const auto sum = from_hex(Sha256().add(inner).add(text).hex());
-  return Sha256().add(outer).add(sum).hex();
-}
-
-std::string hmac(const std::string& key, std::string_view text) {
-  return from_hex(hmac_hex(key, text));
+  return Sha256().add(outer).add(Sha256().add(inner).add(text).digest()).digest();
 }
 
 } // namespace
@@ -95,7 +83,7 @@ std::vector<std::string> sign_request(const SignedRequest& request, const AwsCre
     key = hmac(key, part);
   }
   lines.push_back("Authorization: AWS4-HMAC-SHA256 Credential=" + credentials.access_key + "/" + scope +
-                  ",SignedHeaders=" + names + ",Signature=" + hmac_hex(key, text));
+                  ",SignedHeaders=" + names + ",Signature=" + to_hex(hmac(key, text)));
   return lines;
 }
 

@@ -1,7 +1,6 @@
 #include "temper/quant/ggml.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -9,18 +8,12 @@
 
 #include "temper/base/error.h"
 #include "temper/base/parallel.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
 
 constexpr std::size_t kWeightsAPiece = 1 << 16;
-
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return result;
-}
 
 const TemperGgmlType& entry(const GgmlFormat& type) {
   const TemperGgmlType* const end = temper_ggml_types + temper_ggml_num_types;
