@@ -51,14 +51,25 @@ LoraConfig read_lora(const Json& config, const std::string& origin) {
   }
 }
 
-// Multiplies each layer's B by its own scale over the common one, or with `back` by the inverse.
-void carry_scales(Params& params, const LoraConfig& lora, bool back) {
-  for (const auto& [layer, own] : lora.layers) {
-    const auto it = params.find(layer + ".lora_b");
-    if (it != params.end() && own.scale != lora.scale) {
-      it->second = it->second * (back ? lora.scale / own.scale : own.scale / lora.scale);
+// Each layer's B for the scales of `to`, which is for those of `from`.
+void rescale(Params& params, const LoraConfig& from, const LoraConfig& to) {
+  for (auto& [name, array] : params) {
+    if (!name.ends_with(".lora_b")) {
+      continue;
+    }
+    const auto layer = name.substr(0, name.rfind('.'));
+    const float theirs = from.of(layer).scale;
+    const float ours = to.of(layer).scale;
+    if (theirs != ours) {
+      array = array * (theirs / ours);
     }
   }
+}
+
+// With the scale that mlx-lm's file has room for on every layer.
+LoraConfig with_common_scale(LoraConfig lora) {
+  lora.layers.clear();
+  return lora;
 }
 
 Params read_params(const fs::path& file) {
@@ -162,17 +173,6 @@ void check_expected(const fs::path& file, const Params& params, const Params& ex
   }
 }
 
-// Makes each layer's B, meant for `theirs`, one for the scales of `ours`.
-void take_scales(Params& params, const LoraConfig& theirs, const LoraConfig& ours) {
-  for (auto& [name, array] : params) {
-    if (name.ends_with(".lora_b")) {
-      const auto layer = name.substr(0, name.rfind('.'));
-      array = array * (theirs.of(layer).scale / ours.of(layer).scale);
-    }
-  }
-  mx::eval(values(params));
-}
-
 } // namespace
 
 Adapter load_adapter(const fs::path& path, const DecoderSpec& spec) {
@@ -206,7 +206,7 @@ void make_ready(Adapter& adapter, const Model& model) {
 Params load_adapter_params(const fs::path& file, const Params& expected, const LoraConfig& lora) {
   auto params = read_params(file);
   check_expected(file, params, expected);
-  carry_scales(params, lora, true);
+  rescale(params, with_common_scale(lora), lora);
   return params;
 }
 
@@ -219,14 +219,15 @@ Params load_adapter_start(const fs::path& path, const DecoderSpec& spec, const P
   }
   auto adapter = load_adapter(path, spec);
   check_expected(path, adapter.params, expected);
-  take_scales(adapter.params, adapter.lora, lora);
+  rescale(adapter.params, adapter.lora, lora);
+  mx::eval(values(adapter.params));
   return adapter.params;
 }
 
 void save_adapter_params(const fs::path& folder, const std::string& file, const Params& params,
                          const LoraConfig& lora) {
   auto written = params;
-  carry_scales(written, lora, false);
+  rescale(written, lora, with_common_scale(lora));
   save_safetensors(folder / file, written);
 }
 
