@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "temper/base/clock.h"
+#include "temper/base/json_text.h"
 #include "temper/base/log.h"
 
 namespace temper::cli {
@@ -27,11 +28,6 @@ constexpr const char* kCyan = "36";
 double number(const Json& data, const char* key, double otherwise = NAN) {
   const auto found = data.find(key);
   return found != data.end() && found->is_number() ? found->get<double>() : otherwise;
-}
-
-std::string text(const Json& data, const char* key) {
-  const auto found = data.find(key);
-  return found != data.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 std::string format_rate(double rate) {
@@ -159,13 +155,13 @@ void TerminalView::on_event(const Event& event) {
   } else if (event.type == "eval") {
     eval(event);
   } else if (event.type == "checkpoint") {
-    const std::string kind = text(event.data, "kind");
+    const std::string kind = text_at(event.data, "kind");
     print(paint(kDim, fmt::format("step {}: saved {}{}", event.step, kind.empty() ? "" : kind + " ",
-                                  text(event.data, "path"))));
+                                  text_at(event.data, "path"))));
   } else if (event.type == "sample") {
     sample(event.data);
   } else if (event.type == "warning") {
-    print(paint(kYellow, "warning: ") + text(event.data, "message"));
+    print(paint(kYellow, "warning: ") + text_at(event.data, "message"));
   } else if (event.type == "failed") {
     erase(); // main prints the error itself
     is_over_ = true;
@@ -189,13 +185,13 @@ void TerminalView::run_started(const Json& data) {
   batches_per_epoch_ = number(data, "batches_per_epoch", 0);
   const double trainable = number(data, "trainable_parameters", 0);
   const double total = number(data, "total_parameters", 0);
-  std::string model = text(data, "model");
+  std::string model = text_at(data, "model");
   if (model.empty() && data.contains("config")) {
-    model = text(data["config"], "model");
+    model = text_at(data["config"], "model");
   }
   std::vector<std::string> on;
   for (const char* key : {"device", "dtype"}) {
-    if (const std::string part = text(data, key); !part.empty()) {
+    if (const std::string part = text_at(data, key); !part.empty()) {
       on.push_back(part);
     }
   }
@@ -205,7 +201,7 @@ void TerminalView::run_started(const Json& data) {
   print(fmt::format("{} {} training, {} validation, {} test examples; {} steps", paint(kBold, "data"),
                     number(data, "train_examples", 0), number(data, "valid_examples", 0),
                     number(data, "test_examples", 0), iters_));
-  print(fmt::format("{} {}", paint(kBold, "run"), text(data, "run_dir")));
+  print(fmt::format("{} {}", paint(kBold, "run"), text_at(data, "run_dir")));
   draw(true);
 }
 
@@ -223,7 +219,7 @@ void TerminalView::step(const Event& event) {
 }
 
 void TerminalView::eval(const Event& event) {
-  const std::string split = text(event.data, "split");
+  const std::string split = text_at(event.data, "split");
   const double loss = number(event.data, "loss");
   if (split != "test") {
     val_loss_ = loss;
@@ -239,9 +235,9 @@ void TerminalView::eval(const Event& event) {
 }
 
 void TerminalView::sample(const Json& data) {
-  print(fmt::format("{} {}", paint(kBold, "prompt:"), text(data, "prompt")));
-  print(fmt::format("{}   {}", paint(kDim, "base:"), text(data, "base")));
-  print(fmt::format("{}  {}", paint(kGreen, "tuned:"), text(data, "tuned")));
+  print(fmt::format("{} {}", paint(kBold, "prompt:"), text_at(data, "prompt")));
+  print(fmt::format("{}   {}", paint(kDim, "base:"), text_at(data, "base")));
+  print(fmt::format("{}  {}", paint(kGreen, "tuned:"), text_at(data, "tuned")));
 }
 
 void TerminalView::finished(const Event& event) {
@@ -260,10 +256,10 @@ void TerminalView::finished(const Event& event) {
   if (const double perplexity = number(data, "test_perplexity"); !std::isnan(perplexity)) {
     parts.push_back(fmt::format("test perplexity {:.4g}", perplexity));
   }
-  print(fmt::format("{} after {} steps in {}{}{}", paint(kBold, text(data, "reason")), event.step,
+  print(fmt::format("{} after {} steps in {}{}{}", paint(kBold, text_at(data, "reason")), event.step,
                     format_duration(number(data, "seconds", 0)), parts.empty() ? "" : ": ",
                     fmt::join(parts, ", ")));
-  if (const std::string path = text(data, "adapter_path"); !path.empty()) {
+  if (const std::string path = text_at(data, "adapter_path"); !path.empty()) {
     print("adapters: " + path);
   }
 }

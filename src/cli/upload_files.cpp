@@ -10,6 +10,7 @@
 #include "temper/base/error.h"
 #include "temper/base/glob.h"
 #include "temper/base/json.h"
+#include "temper/base/json_text.h"
 #include "temper/base/version.h"
 
 namespace temper::cli {
@@ -69,17 +70,12 @@ std::optional<Json> run_of(const fs::path& folder) {
   return std::nullopt;
 }
 
-std::string text_of(const Json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
 // The base's name on the hub; empty if it is a folder of this machine, whose name is nobody's business.
 std::string base_of(const fs::path& folder, const Json& config) {
-  auto name = text_of(config, "model");
+  auto name = text_at(config, "model");
   if (const auto adapter = json_at(folder / "adapter_config.json"); name.empty() && adapter) {
-    name = text_of(*adapter, "model");
-    name = !name.empty() ? name : text_of(*adapter, "base_model_name_or_path");
+    name = text_at(*adapter, "model");
+    name = !name.empty() ? name : text_at(*adapter, "base_model_name_or_path");
   }
   name = name.starts_with("hf://") ? name.substr(5) : name;
   std::error_code ignored;
@@ -103,7 +99,7 @@ std::string figures_of(const Json& run) {
   const Json config = run.value("config", Json::object());
   const Json result = run.value("result", Json::object());
   std::string rows = figure_row("method", config, "fine_tune_type");
-  if (text_of(config, "fine_tune_type") != "full") {
+  if (text_at(config, "fine_tune_type") != "full") {
     rows += figure_row("rank", config.value("lora_parameters", Json::object()), "rank");
   }
   for (const char* key : {"iters", "batch_size", "learning_rate", "optimizer", "max_seq_length", "seed"}) {
@@ -112,7 +108,7 @@ std::string figures_of(const Json& run) {
   const Json dataset = run.value("dataset", Json::object());
   const Json splits = dataset.is_object() ? dataset.value("splits", Json::array()) : Json::array();
   for (const auto& split : splits.is_array() ? splits : Json::array()) {
-    rows += figure_row(text_of(split, "split") + " examples", split, "examples");
+    rows += figure_row(text_at(split, "split") + " examples", split, "examples");
   }
   for (const auto& [key, label] : {std::pair{"best_val_loss", "best validation loss"},
                                    {"test_loss", "test loss"},
@@ -132,7 +128,7 @@ std::string make_page(const fs::path& folder, const std::string& repo) {
                      "license: unknown\ntags:\n" + "- temper\n" + (is_adapter ? "- lora\n" : "") + "---\n\n# " +
                      repo + "\n\n";
   page += base.empty() ? "Fine-tuned" : fmt::format("Fine-tuned from [{0}](https://huggingface.co/{0})", base);
-  page += fmt::format(" with Temper {}.\n", run ? text_of(*run, "temper_version") : version());
+  page += fmt::format(" with Temper {}.\n", run ? text_at(*run, "temper_version") : version());
   return page + (run ? figures_of(*run) : "");
 }
 

@@ -5,6 +5,7 @@
 
 #include "temper/base/clock.h"
 #include "temper/base/error.h"
+#include "temper/base/json_text.h"
 #include "temper/data/find_splits.h"
 #include "temper/data/row_source.h"
 #include "temper/data/tokenize.h"
@@ -15,11 +16,6 @@
 namespace temper {
 namespace {
 
-std::string content_text(const Json& message) {
-  const auto found = message.find("content");
-  return found != message.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
 Question chat_question(const Tokenizer& tokenizer, Json messages, const Json& tools) {
   auto end = messages.size();
   while (end > 0 && messages[end - 1].value("role", "") != "assistant") {
@@ -29,8 +25,8 @@ Question chat_question(const Tokenizer& tokenizer, Json messages, const Json& to
     throw RowError("no message asks for an assistant's answer");
   }
   Question question;
-  question.reference = content_text(messages[end - 1]);
-  question.text = content_text(messages[end - 2]);
+  question.reference = text_at(messages[end - 1], "content");
+  question.text = text_at(messages[end - 2], "content");
   messages.erase(messages.begin() + static_cast<std::ptrdiff_t>(end - 1), messages.end());
   RenderOptions render;
   render.tools = tools;

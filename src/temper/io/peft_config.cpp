@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <regex>
 #include <set>
 
 #include "temper/base/error.h"
+#include "temper/base/json_text.h"
 #include "temper/base/log.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
@@ -83,22 +84,6 @@ bool is_set(const Json& config, const std::string& key) {
   return it->is_boolean() ? it->get<bool>() : !((it->is_array() || it->is_object()) && it->empty());
 }
 
-std::regex compiled(const std::string& pattern, const std::string& origin) {
-  try {
-    if (pattern.size() <= kLongestPattern) {
-      return std::regex(pattern);
-    }
-  } catch (const std::regex_error&) {
-    // said below
-  }
-  throw CheckpointError(origin + ": \"" + pattern.substr(0, 80) +
-                        "\" is not a regular expression that Temper knows; list the modules by name instead");
-}
-
-bool matches(const std::string& pattern, const std::string& text, const std::string& origin) {
-  return std::regex_match(text, compiled(pattern, origin));
-}
-
 std::vector<std::string> texts(const Json& config, const std::string& key, const std::string& origin) {
   const auto it = config.find(key);
   if (it == config.end() || it->is_null()) {
@@ -122,23 +107,23 @@ bool names(const std::vector<std::string>& endings, const std::string& module) {
 }
 
 // Either a regular expression for the whole name or a list of endings.
-bool selects(const Json& config, const std::string& key, const std::string& module, const std::string& origin) {
-  const auto chosen = texts(config, key, origin);
+bool selects(const Json& config, const std::string& key, const std::string& module, NamePatterns& patterns) {
+  const auto chosen = texts(config, key, patterns.origin());
   if (!chosen.empty() && config.at(key).is_string()) {
-    return matches(chosen.front(), module, origin);
+    return patterns.match(chosen.front(), module);
   }
   return names(chosen, module);
 }
 
 // The value of the first pattern that fits the module's name or its end.
 const Json* find_pattern(const Json& config, const std::string& key, const std::string& module,
-                         const std::string& origin) {
-  const auto patterns = config.find(key);
-  if (patterns == config.end() || patterns->is_null()) {
+                         NamePatterns& patterns) {
+  const auto values = config.find(key);
+  if (values == config.end() || values->is_null()) {
     return nullptr;
   }
-  for (const auto& [pattern, value] : patterns->items()) {
-    if (matches("(.*\\.)?(" + pattern + ")", module, origin)) {
+  for (const auto& [pattern, value] : values->items()) {
+    if (patterns.match("(.*\\.)?(" + pattern + ")", module)) {
       return &value;
     }
   }
@@ -204,12 +189,31 @@ T read(const Json& config, const std::string& key, T otherwise, const std::strin
 
 } // namespace
 
+const std::regex& NamePatterns::of(const std::string& pattern) {
+  if (const auto known = compiled_.find(pattern); known != compiled_.end()) {
+    return known->second;
+  }
+  try {
+    if (pattern.size() <= kLongestPattern) {
+      return compiled_.emplace(pattern, pattern).first->second;
+    }
+  } catch (const std::regex_error&) {
+    // said below
+  }
+  throw CheckpointError(origin_ + ": \"" + pattern.substr(0, 80) +
+                        "\" is not a regular expression that Temper knows; list the modules by name instead");
+}
+
+bool NamePatterns::match(const std::string& pattern, const std::string& name) {
+  return std::regex_match(name, of(pattern));
+}
+
 bool PeftConfig::describes(const Json& config) {
   return config.is_object() && config.contains("peft_type");
 }
 
 PeftConfig::PeftConfig(Json config, std::string origin)
-    : config_(std::move(config)), origin_(std::move(origin)) {
+    : config_(std::move(config)), origin_(std::move(origin)), patterns_(origin_) {
   check_keys(config_, origin_);
   for (const char* key : {"rank_pattern", "alpha_pattern"}) {
     if (!is_map_of_numbers(config_, key)) {
@@ -233,8 +237,8 @@ float PeftConfig::scale(double alpha, int rank) const {
 }
 
 LayerRank PeftConfig::of(const std::string& module) const {
-  const auto* rank = find_pattern(config_, "rank_pattern", module, origin_);
-  const auto* alpha = find_pattern(config_, "alpha_pattern", module, origin_);
+  const auto* rank = find_pattern(config_, "rank_pattern", module, patterns_);
+  const auto* alpha = find_pattern(config_, "alpha_pattern", module, patterns_);
   const int own = rank == nullptr ? lora_.rank : rank->get<int>();
   if (own <= 0) {
     throw CheckpointError(origin_ + ": rank_pattern gives " + module + " a rank that is not above 0");
@@ -245,7 +249,7 @@ LayerRank PeftConfig::of(const std::string& module) const {
 bool PeftConfig::saves(const std::string& module) const {
   const auto saved = texts(config_, "modules_to_save", origin_);
   return std::any_of(saved.begin(), saved.end(), [&](const std::string& part) {
-    return matches("(.*\\.)?(" + part + ")(\\..*)?", module, origin_);
+    return patterns_.match("(.*\\.)?(" + part + ")(\\..*)?", module);
   });
 }
 
@@ -262,7 +266,7 @@ bool PeftConfig::in_layers(const std::string& module) const {
   }
   for (const auto& pattern : patterns) {
     std::smatch found;
-    if (!std::regex_search(module, found, compiled("^(?:.*?\\.)?(?:" + pattern + ")\\.(\\d+)\\.", origin_),
+    if (!std::regex_search(module, found, patterns_.of("^(?:.*?\\.)?(?:" + pattern + ")\\.(\\d+)\\."),
                            std::regex_constants::match_continuous)) {
       continue;
     }
@@ -274,7 +278,7 @@ bool PeftConfig::in_layers(const std::string& module) const {
 }
 
 bool PeftConfig::adapts(const std::string& module) const {
-  if (selects(config_, "exclude_modules", module, origin_) || saves(module)) {
+  if (selects(config_, "exclude_modules", module, patterns_) || saves(module)) {
     return false;
   }
   const auto targets = config_.find("target_modules");
@@ -284,15 +288,12 @@ bool PeftConfig::adapts(const std::string& module) const {
   if (!targets->is_string()) {
     return names(texts(config_, "target_modules", origin_), module) && in_layers(module);
   }
-  auto text = targets->get<std::string>();
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text == "all-linear" || selects(config_, "target_modules", module, origin_);
+  return lower(targets->get<std::string>()) == "all-linear" ||
+         selects(config_, "target_modules", module, patterns_);
 }
 
 std::string peft_base_model(const Json& config) {
-  const auto it = config.find("base_model_name_or_path");
-  return it != config.end() && it->is_string() ? it->get<std::string>() : "";
+  return text_at(config, "base_model_name_or_path");
 }
 
 } // namespace temper

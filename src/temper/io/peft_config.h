@@ -5,7 +5,10 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <map>
+#include <regex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "temper/base/json.h"
@@ -13,6 +16,25 @@
 
 namespace temper {
 
+// Regular expressions for modules' names, each compiled once: there are as many names to ask for as layers.
+class NamePatterns {
+ public:
+  // `origin` is what errors name.
+  explicit NamePatterns(std::string origin) : origin_(std::move(origin)) {
+  }
+  // Throw CheckpointError if `pattern` is none.
+  const std::regex& of(const std::string& pattern);
+  bool match(const std::string& pattern, const std::string& name); // the whole of it
+  const std::string& origin() const {
+    return origin_;
+  }
+
+ private:
+  std::string origin_;
+  std::map<std::string, std::regex> compiled_;
+};
+
+// For one thread at a time.
 class PeftConfig {
  public:
   // Whether `config` is PEFT's.
@@ -43,6 +65,7 @@ class PeftConfig {
 
   Json config_;
   std::string origin_;
+  mutable NamePatterns patterns_;
   LoraConfig lora_;
   double alpha_ = 0;
   bool rslora_ = false;

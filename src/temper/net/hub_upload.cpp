@@ -9,6 +9,7 @@
 
 #include "temper/base/base64.h"
 #include "temper/base/files.h"
+#include "temper/base/json_text.h"
 #include "temper/base/sha256.h"
 #include "temper/net/progress.h"
 
@@ -75,11 +76,6 @@ std::string sha256_of(const UploadFile& file) {
     sum.add(std::string_view(buffer).substr(0, count));
   }
   return sum.hex();
-}
-
-std::string text_at(const Json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "temper/base/error.h"
+#include "temper/base/json_text.h"
 
 namespace temper {
 namespace {
@@ -23,11 +24,6 @@ std::string_view trim(std::string_view text) {
 
 bool is_blank(std::string_view text) {
   return trim_end(text).empty();
-}
-
-std::string text_of(const Json& message) {
-  const auto content = message.find("content");
-  return content != message.end() && content->is_string() ? content->get<std::string>() : std::string();
 }
 
 // How much of `text` is what `expected` says. When they part in the middle of something, back to the last
@@ -216,7 +212,7 @@ class SpanFinder {
     if (!turn || !text_.starts_with(*turn)) {
       return marked_end(i);
     }
-    const auto written = text_of(messages_[i]);
+    const auto written = text_at(messages_[i], "content");
     const auto content = trim(written);
     const auto shown = trim_end(*turn);
     if (shown.size() > begin && (content.empty() || !shown.ends_with(content))) {

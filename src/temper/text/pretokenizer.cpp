@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "temper/base/json_text.h"
+
 namespace temper {
 namespace {
 
@@ -53,12 +55,8 @@ bool flag(const Tree& step, const char* name, bool otherwise) {
   return step.contains(name) && step[name].is_boolean() ? step[name].get<bool>() : otherwise;
 }
 
-std::string word(const Tree& step, const char* name) {
-  return step.contains(name) && step[name].is_string() ? step[name].get<std::string>() : std::string();
-}
-
 std::string describe(const Tree& step) {
-  const auto type = word(step, "type");
+  const auto type = text_at(step, "type");
   if (type == "Sequence" && step.contains("pretokenizers") && step["pretokenizers"].is_array()) {
     std::string all;
     for (const auto& part : step["pretokenizers"]) {
@@ -75,10 +73,10 @@ std::string describe(const Tree& step) {
   }
   if (type == "Split" && step.contains("pattern") && step["pattern"].is_object()) {
     const bool inverted = flag(step, "invert", false);
-    const auto behavior = word(step, "behavior");
+    const auto behavior = text_at(step, "behavior");
     const bool cuts = (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
-    const auto expression = word(step["pattern"], "Regex");
-    const auto text = expression.empty() ? "'" + word(step["pattern"], "String") + "'" : expression;
+    const auto expression = text_at(step["pattern"], "Regex");
+    const auto text = expression.empty() ? "'" + text_at(step["pattern"], "String") + "'" : expression;
     return "split " + text + (cuts ? "" : " (" + behavior + ")");
   }
   return type.empty() ? "none" : type;

@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "temper/base/base64.h"
 #include "temper/base/error.h"
+#include "temper/base/json_text.h"
 #include "temper/text/pretokenizer.h"
 
 namespace temper {
@@ -17,10 +19,6 @@ using Tree = nlohmann::json; // sorted keys: a vocabulary is an object of many
 
 const std::string kSpaceMark = "\xe2\x96\x81"; // U+2581, SentencePiece's space
 constexpr float kNeverMerged = -1e9F;
-
-std::string word(const Tree& node, const char* name) {
-  return node.is_object() && node.contains(name) && node[name].is_string() ? node[name].get<std::string>() : "";
-}
 
 bool flag(const Tree& node, const char* name) {
   return node.is_object() && node.contains(name) && node[name].is_boolean() && node[name].get<bool>();
@@ -54,25 +52,25 @@ bool any_step(const Tree& tokenizer, const char* part, const std::function<bool(
 }
 
 bool is_byte_level(const Tree& tokenizer) {
-  return any_step(tokenizer, "pre_tokenizer", [](const Tree& s) { return word(s, "type") == "ByteLevel"; });
+  return any_step(tokenizer, "pre_tokenizer", [](const Tree& s) { return text_at(s, "type") == "ByteLevel"; });
 }
 
 // Spaces become marks, as in SentencePiece.
 bool marks_spaces(const Tree& tokenizer) {
   const auto replaces = [](const Tree& s) {
-    return word(s, "type") == "Replace" && word(s, "content") == kSpaceMark;
+    return text_at(s, "type") == "Replace" && text_at(s, "content") == kSpaceMark;
   };
   return any_step(tokenizer, "normalizer", replaces) ||
-         any_step(tokenizer, "pre_tokenizer", [](const Tree& s) { return word(s, "type") == "Metaspace"; });
+         any_step(tokenizer, "pre_tokenizer", [](const Tree& s) { return text_at(s, "type") == "Metaspace"; });
 }
 
 bool prefixes_space(const Tree& tokenizer) {
   const auto prepends = [](const Tree& s) {
-    return word(s, "type") == "Prepend" && word(s, "prepend") == kSpaceMark;
+    return text_at(s, "type") == "Prepend" && text_at(s, "prepend") == kSpaceMark;
   };
   const auto metaspace = [](const Tree& s) {
-    const auto scheme = word(s, "prepend_scheme");
-    return word(s, "type") == "Metaspace" &&
+    const auto scheme = text_at(s, "prepend_scheme");
+    return text_at(s, "type") == "Metaspace" &&
            (scheme.empty() ? !s.contains("add_prefix_space") || flag(s, "add_prefix_space")
                            : scheme != "never");
   };
@@ -82,7 +80,7 @@ bool prefixes_space(const Tree& tokenizer) {
 // SentencePiece, and llama.cpp, put a space before every piece of text; newer tokenizers only before the first,
 // and before none that begins with one.
 void note_prefix(const Tree& tokenizer, Vocabulary& vocabulary) {
-  const auto once = [](const Tree& s) { return word(s, "type") == "Metaspace"; };
+  const auto once = [](const Tree& s) { return text_at(s, "type") == "Metaspace"; };
   if (vocabulary.model == "llama" && *vocabulary.add_space_prefix &&
       any_step(tokenizer, "pre_tokenizer", once)) {
     vocabulary.notes.push_back(
@@ -103,7 +101,7 @@ void add_tokens(const Tokenizer& tokenizer, const Tree& tree, int rows, Vocabula
     added[token.value("id", -1)] = flag(token, "special");
     vocabulary.strips_after_specials = vocabulary.strips_after_specials || flag(token, "rstrip");
   }
-  const auto unk = word(tree["model"], "unk_token");
+  const auto unk = text_at(tree["model"], "unk_token");
   const bool bytes = flag(tree["model"], "byte_fallback");
   std::set<std::string> seen;
   for (int id = 0; id < rows; ++id) {
@@ -170,26 +168,6 @@ void add_scores_of_merges(const Tree& model, Vocabulary& vocabulary) {
   }
 }
 
-std::vector<std::uint8_t> from_base64(const std::string& text) {
-  static const std::string kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::vector<std::uint8_t> bytes;
-  std::uint32_t bits = 0;
-  int count = 0;
-  for (const char c : text) {
-    const auto digit = kDigits.find(c);
-    if (digit == std::string::npos) {
-      break;
-    }
-    bits = bits << 6 | static_cast<std::uint32_t>(digit);
-    count += 6;
-    if (count >= 8) {
-      count -= 8;
-      bytes.push_back(static_cast<std::uint8_t>(bits >> count));
-    }
-  }
-  return bytes;
-}
-
 void add_unigrams(const Tree& tree, Vocabulary& vocabulary) {
   const auto pieces = tree["model"].value("vocab", Tree::array());
   for (std::size_t i = 0; i < vocabulary.tokens.size(); ++i) {
@@ -205,10 +183,11 @@ void add_unigrams(const Tree& tree, Vocabulary& vocabulary) {
   }
   bool squeezes = false;
   for (const auto& step : steps_of(tree, "normalizer")) {
-    if (word(step, "type") == "Precompiled") {
-      vocabulary.charsmap = from_base64(word(step, "precompiled_charsmap"));
+    if (text_at(step, "type") == "Precompiled") {
+      const auto bytes = decode_base64(text_at(step, "precompiled_charsmap"));
+      vocabulary.charsmap.assign(bytes.begin(), bytes.end());
     }
-    const auto pattern = step.contains("pattern") ? word(step["pattern"], "Regex") : "";
+    const auto pattern = step.contains("pattern") ? text_at(step["pattern"], "Regex") : "";
     squeezes = squeezes || pattern == " {2,}" || pattern == "\\s+";
   }
   vocabulary.remove_extra_whitespaces = squeezes;
@@ -237,7 +216,7 @@ void add_special_ids(const Tokenizer& tokenizer, const Tree& tree, const std::st
                      ": the tokenizer names no EOS token, without which llama.cpp would take another: "
                      "set eos_token in tokenizer_config.json");
   }
-  if (const auto unk = word(tree["model"], "unk_token"); !unk.empty()) {
+  if (const auto unk = text_at(tree["model"], "unk_token"); !unk.empty()) {
     vocabulary.unk = tokenizer.token_to_id(unk);
   }
   const auto empty = tokenizer.encode("", true);
@@ -250,7 +229,7 @@ void add_special_ids(const Tokenizer& tokenizer, const Tree& tree, const std::st
 
 // model and pre.
 void find_kind(const Tree& tree, const std::string& pre, const std::string& origin, Vocabulary& vocabulary) {
-  const auto type = word(tree["model"], "type");
+  const auto type = text_at(tree["model"], "type");
   vocabulary.pre = "default";
   if (type == "Unigram" && !flag(tree["model"], "byte_fallback")) {
     vocabulary.model = "t5";
