@@ -40,6 +40,8 @@ set_tests_properties(parity.llama_cpp PROPERTIES LABELS slow TIMEOUT 2400)
 temper_add_python_tests(cli)
 temper_add_python_tests(slow LABEL slow)
 set_tests_properties(slow.peft PROPERTIES TIMEOUT 1800)
+temper_add_check(slow.soak LABEL slow COMMAND soak_test)
+set_property(TEST slow.soak APPEND PROPERTY ENVIRONMENT TEMPER_SOAK_STEPS=2000)
 temper_add_check(cli.program COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/cli/check_program.py")
 
 temper_add_check(faults ALL_CORES
