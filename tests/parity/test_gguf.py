@@ -24,7 +24,7 @@ ARCHS = {
     "llama32": "llama", "biases": "llama", "linear": "llama", "yarn": "llama", "mistral": "llama", "mixtral": "llama",
     "qwen2": "qwen2", "qwen2_tied": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3",
     "gemma3_text": "gemma3", "phi3": "phi3", "phi3_plain": "phi3", "olmo2": "olmo2", "granite": "granite",
-    "lfm2": "lfm2",
+    "lfm2": "lfm2", "qwen3_5_text": "qwen35",
 }  # fmt: skip
 QUANTIZED = {"q8_0": 0.005, "q4_0": 0.11, "q4_1": 0.09, "q5_k_m": 0.04, "q4_k_m": 0.08, "q6_k": 0.03}
 
@@ -66,6 +66,26 @@ def side_by_side(rows, heads):
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
+def delta_net(name, array, config):
+    """Norms with their 1, decays as rates, and value heads that go round the key heads instead of by them."""
+    keys, heads, width = (config[f"linear_{k}"] for k in ("num_key_heads", "num_value_heads", "value_head_dim"))
+    part = name.partition(".linear_attn.")[2]
+    if name.endswith("norm.weight") and part != "norm.weight":
+        return name, array + 1
+    if not part or part == "norm.weight":
+        return name, array
+    rows = np.arange(heads if part.startswith(("A_log", "dt_bias", "in_proj_a", "in_proj_b")) else heads * width)
+    order = rows.reshape(keys, heads // keys, -1).swapaxes(0, 1).reshape(-1)
+    before = 2 * keys * config["linear_key_head_dim"] if part.startswith(("in_proj_qkv", "conv1d")) else 0
+    if part.startswith("out_proj"):
+        array = array[:, order]
+    else:
+        array = np.concatenate([array[:before], array[before:][order]])
+    if part == "A_log":
+        array = -np.exp(array)
+    return name.replace("dt_bias", "dt_proj.bias"), array
+
+
 def expected(folder, arch):
     """The folder's tensors by gguf's own table of names, ordered and shifted as its architecture wants them."""
     config = json.loads((folder / "config.json").read_text())
@@ -87,7 +107,9 @@ def expected(folder, arch):
                 array = side_by_side(array, config.get(key, config["num_attention_heads"]))
         if arch.startswith("gemma") and name.endswith("norm.weight"):
             array = array + 1
-        tensors[name] = array.squeeze(1) if name.endswith("conv.conv.weight") else array
+        if arch == "qwen35":
+            name, array = delta_net(name, array, config)
+        tensors[name] = array.squeeze(1) if name.endswith(("conv.conv.weight", "conv1d.weight")) else array
     for name, parts in experts.items():
         tensors[name] = np.stack([parts[i] for i in range(len(parts))])
     named = {}
@@ -115,7 +137,8 @@ def test_every_tensor_is_there_by_its_name_with_its_values(name, tmp_path):
         folded = arch == "gemma2" and "attn_q" in tensor or arch == "gemma3" and "attn_q_norm" in tensor
         if folded:  # llama.cpp's own scale of the scores is 1 / sqrt(head_dim)
             array = array * np.float32(np.sqrt(config["head_dim"] / config.get("query_pre_attn_scalar", 256)))
-        np.testing.assert_allclose(tensors[tensor], array, rtol=1e-6 if folded else 0, atol=0, err_msg=tensor)
+        rounded = folded or tensor.endswith("ssm_a")
+        np.testing.assert_allclose(tensors[tensor], array, rtol=1e-6 if rounded else 0, atol=0, err_msg=tensor)
     metadata = fields(reader)
     assert metadata["general.architecture"] == arch
     for key, wanted in (("block_count", "num_hidden_layers"), ("embedding_length", "hidden_size"),
@@ -217,17 +240,18 @@ def test_half_precisions_are_rounded_once(wide, tmp_path):
 
 def write_adapter(folder, model, rank=4, scale=3.0, **more):
     rng = np.random.default_rng(1)
-    factors = {}
+    factors, keys = {}, []
+    layers = ("self_attn.q_proj", "mlp.down_proj", "linear_attn.in_proj_qkv", "linear_attn.out_proj")
     for name, array in stored(model).items():
-        if "self_attn.q_proj.weight" in name or "mlp.down_proj.weight" in name:
+        if name.endswith(tuple(f".{layer}.weight" for layer in layers)):
             layer = name.removesuffix(".weight")
+            keys.append(layer.partition(".layers.")[2].partition(".")[2])
             factors[f"{layer}.lora_a"] = rng.standard_normal((array.shape[1], rank)).astype(np.float32)
             factors[f"{layer}.lora_b"] = rng.standard_normal((rank, array.shape[0])).astype(np.float32)
     folder.mkdir()
     mx.save_safetensors(str(folder / "adapters.safetensors"), {n: mx.array(a) for n, a in factors.items()})
-    keys = ["self_attn.q_proj", "mlp.down_proj"]
     config = {"fine_tune_type": "lora", "num_layers": -1,
-              "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys}} | more  # fmt: skip
+              "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": sorted(set(keys))}} | more  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return factors
 

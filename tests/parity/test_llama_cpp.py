@@ -33,7 +33,7 @@ NO_WINDOW = {"sliding_window": None}
 MODELS = {
     "llama2": {}, "llama32": {}, "biases": {}, "linear": {}, "yarn": {}, "mistral": NO_WINDOW,
     "mixtral": {}, "mixtral_window": NO_WINDOW, "qwen2": {}, "qwen2_tied": {"use_sliding_window": False}, "qwen3": {},
-    "qwen3_yarn": {}, "gemma2": {}, "gemma3": {}, "gemma3_text": {}, "gemma3_text_new": {}, "phi3": {},
+    "qwen3_yarn": {}, "qwen3_5_text": {}, "qwen3_5_moe_text": {}, "gemma2": {}, "gemma3": {}, "gemma3_text": {}, "gemma3_text_new": {}, "phi3": {},
     "phi3_plain": NO_WINDOW, "phi3_su": NO_WINDOW, "olmo2": {}, "granite": {}, "lfm2": {},
     "gpt_oss": {"swiglu_limit": 7.0, "rope_scaling": None},
 }  # fmt: skip
@@ -207,7 +207,7 @@ def test_k_quants_too(wide, oracle, tmp_path):  # noqa: F811
         assert abs(ours - theirs) < (1e-4 if kind == "f32" else 0.02) * ours, (kind, ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["llama32", "qwen3"])
+@pytest.mark.parametrize("name", ["llama32", "qwen3", "qwen3_5_text"])
 def test_an_adapter_of_its_own_is_the_merged_model(name, oracle, tmp_path):
     folder = make_model(name, tmp_path)
     write_adapter(tmp_path / "adapter", folder, scale=0.3)

@@ -149,11 +149,15 @@ std::pair<std::vector<GgufPiece>, float> adapter_pieces(const DecoderSpec& spec,
   std::vector<GgufPiece> pieces;
   for (const auto& [ours, theirs] : gguf_tensor_names(spec, arch)) {
     const auto layer = ours.substr(0, ours.rfind('.'));
-    if (!ours.ends_with(".weight") || !adapter.params.contains(layer + ".lora_a")) {
+    const bool is_vector = ours.ends_with("shared_expert_gate.weight"); // to llama.cpp
+    if (!ours.ends_with(".weight") || is_vector || !adapter.params.contains(layer + ".lora_a")) {
       continue;
     }
     auto [a, b] = factors(adapter, layer);
-    b = to_gguf_tensor(spec, arch, ours, b);
+    const auto heads = value_heads(spec, ours);
+    auto& ordered =
+        heads && heads->axis < 0 ? a : b; // that side of the layer whose features are in another order
+    ordered = to_gguf_tensor(spec, arch, ours, ordered);
     // llama.cpp scales by alpha / rank: what differs in a layer goes into its B.
     const auto own = adapter.lora.of(layer);
     const float ratio = own.scale * static_cast<float>(a.shape(-2)) / alpha;

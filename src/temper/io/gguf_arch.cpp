@@ -23,6 +23,14 @@ const std::vector<GgufArch>& archs() {
       {.name = "qwen2", .model_types = {"qwen2"}, .square = true},
       {.name = "qwen3", .model_types = {"qwen3"}},
       {.name = "qwen3moe", .model_types = {"qwen3_moe"}},
+      {.name = "qwen35",
+       .model_types = {"qwen3_5", "qwen3_5_text"},
+       .delta = true,
+       .mlp_norm = "post_attention_norm"},
+      {.name = "qwen35moe",
+       .model_types = {"qwen3_5_moe", "qwen3_5_moe_text"},
+       .delta = true,
+       .mlp_norm = "post_attention_norm"},
       {.name = "gemma2", .model_types = {"gemma2"}, .tied_only = true, .windows = true},
       {.name = "gemma3", .model_types = {"gemma3", "gemma3_text"}, .windows = true},
       {.name = "phi3", .model_types = {"phi3"}, .square = true, .longrope = true},
@@ -88,6 +96,9 @@ std::string missing_feature(const DecoderSpec& spec, const GgufArch& arch) {
       {!has_usual_ropes(spec, arch), "this choice of layers without rope"},
       {spec.activation == Activation::clamped_swiglu && spec.activation_limit != 7.0F,
        "a SwiGLU clamped elsewhere than at 7"},
+      {arch.delta && !spec.gated_attention, "attention without a gate (attn_output_gate is false)"},
+      {spec.delta.key_dim != spec.delta.value_dim,
+       "linear attention whose keys and values have heads of different sizes"},
       {spec.conv.bias, "biases in short convolutions"},
       {spec.moe.num_experts > 0 && dense, "layers without experts among those with experts"},
       {spec.moe.num_experts > 0 && !spec.moe.routing.renormalize,
@@ -150,6 +161,8 @@ std::vector<std::pair<std::string, std::string>> gguf_tensor_names(const Decoder
   const auto attention = names.attention + ".";
   const auto mlp = names.mlp + ".";
   const auto experts = spec.moe.mlp + "." + spec.moe.experts + ".";
+  const auto shared = spec.moe.mlp + ".shared_expert";
+  const std::string delta = "linear_attn.";
   const std::vector<std::pair<std::string, std::string>> parts{
       {names.mixer_norm, "attn_norm"},
       {attention + "q_proj", "attn_q"},
@@ -163,6 +176,15 @@ std::vector<std::pair<std::string, std::string>> gguf_tensor_names(const Decoder
       {"conv.in_proj", "shortconv.in_proj"},
       {"conv.conv", "shortconv.conv"},
       {"conv.out_proj", "shortconv.out_proj"},
+      {delta + "in_proj_qkv", "attn_qkv"},
+      {delta + "in_proj_z", "attn_gate"},
+      {delta + "in_proj_b", "ssm_beta"},
+      {delta + "in_proj_a", "ssm_alpha"},
+      {delta + "conv1d", "ssm_conv1d"},
+      {delta + "A_log", "ssm_a"},
+      {delta + "dt_bias", "ssm_dt.bias"},
+      {delta + "norm", "ssm_norm"},
+      {delta + "out_proj", "ssm_out"},
       {names.mixer_post_norm, "post_attention_norm"},
       {names.mlp_norm, arch.mlp_norm},
       {mlp + names.gate, "ffn_gate"},
@@ -173,6 +195,10 @@ std::vector<std::pair<std::string, std::string>> gguf_tensor_names(const Decoder
       {experts + names.gate, "ffn_gate_exps"},
       {experts + names.up, "ffn_up_exps"},
       {experts + names.down, "ffn_down_exps"},
+      {shared + "_gate", "ffn_gate_inp_shexp"},
+      {shared + "." + names.gate, "ffn_gate_shexp"},
+      {shared + "." + names.up, "ffn_up_shexp"},
+      {shared + "." + names.down, "ffn_down_shexp"},
       {names.mlp_post_norm, "post_ffw_norm"},
   };
   for (int i = 0; i < spec.num_layers; ++i) {
@@ -217,6 +243,22 @@ mx::array exchange(const mx::array& rows, int head_dim, bool halves_first) {
   return mx::reshape(mx::swapaxes(mx::reshape(rows, split), 1, 2), shape);
 }
 
+// The heads that share a key head, and the key heads, exchanged.
+mx::array exchange_value_heads(const ValueHeads& where, const mx::array& array, int outer, int inner) {
+  const int axis = where.axis < 0 ? static_cast<int>(array.ndim()) - 1 : where.axis;
+  const auto parts = mx::split(array, mx::Shape{where.begin}, axis);
+  const auto& heads = parts.back();
+  const int features = heads.shape(axis) / (outer * inner);
+  if (features * outer * inner != heads.shape(axis)) {
+    throw ModelError("a block of packed weights spans value heads of linear attention: unpack the model first");
+  }
+  auto shape = heads.shape();
+  const auto at = shape.erase(shape.begin() + axis);
+  shape.insert(at, {outer, inner, features});
+  const auto swapped = mx::swapaxes(mx::reshape(heads, shape), axis, axis + 1);
+  return mx::concatenate({parts.front(), mx::reshape(swapped, heads.shape())}, axis);
+}
+
 // llama.cpp's own scale of the scores in Gemma: what it takes for 27 billion parameters goes by the layers.
 float fixed_attention_scale(const DecoderSpec& spec, const GgufArch& arch) {
   const bool second = std::string_view(arch.name) == "gemma2";
@@ -235,14 +277,47 @@ mx::array separate_heads(const mx::array& rows, int head_dim) {
   return exchange(rows, head_dim, false);
 }
 
+std::optional<ValueHeads> value_heads(const DecoderSpec& spec, const std::string& tensor) {
+  const auto module = tensor.find(".linear_attn.");
+  if (module == std::string::npos) {
+    return std::nullopt;
+  }
+  const auto part = tensor.substr(module + std::string_view(".linear_attn.").size());
+  if (part.starts_with("norm.")) {
+    return std::nullopt;
+  }
+  const bool after_keys = part.starts_with("in_proj_qkv.") || part.starts_with("conv1d.");
+  return ValueHeads{part.starts_with("out_proj.") ? -1 : 0,
+                    after_keys ? 2 * spec.delta.num_key_heads * spec.delta.key_dim : 0};
+}
+
+mx::array tile_value_heads(const DecoderSpec& spec, const ValueHeads& where, const mx::array& array) {
+  const int keys = spec.delta.num_key_heads;
+  return exchange_value_heads(where, array, keys, spec.delta.num_value_heads / keys);
+}
+
+mx::array group_value_heads(const DecoderSpec& spec, const ValueHeads& where, const mx::array& array) {
+  const int keys = spec.delta.num_key_heads;
+  return exchange_value_heads(where, array, spec.delta.num_value_heads / keys, keys);
+}
+
 mx::array to_gguf_tensor(const DecoderSpec& spec, const GgufArch& arch, const std::string& name,
                          const mx::array& array) {
   auto out = is_permuted(spec, arch, name) ? interleave_heads(array, spec.head_dim) : array;
   if (spec.norm_plus_one && array.ndim() == 1 && name.ends_with("norm.weight")) {
     out = mx::astype(out, mx::float32) + mx::array(1.0F);
   }
-  if (out.ndim() == 3 && name.ends_with("conv.weight")) {
+  if (out.ndim() == 3 && (name.ends_with("conv.weight") || name.ends_with("conv1d.weight"))) {
     out = mx::squeeze(out, 2); // [channels, taps]
+  }
+  if (const auto heads = value_heads(spec, name)) {
+    out = tile_value_heads(spec, *heads, out);
+  }
+  if (name.ends_with(".A_log")) {
+    out = -mx::exp(mx::astype(out, mx::float32));
+  }
+  if (name.ends_with("shared_expert_gate.weight")) {
+    out = mx::squeeze(out, 0);
   }
   // A scale of the scores other than llama.cpp's goes into q: into its norm where it has one.
   const bool gemma = spec.norm_plus_one && spec.attention_scale != 0.0F;

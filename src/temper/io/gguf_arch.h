@@ -1,8 +1,10 @@
 // What llama.cpp calls the families, their tensors and their settings: the table behind the GGUF export.
 // Names and shapes as llama.cpp's loader wants them (llama-arch.cpp, models/*.cpp of its source, MIT).
-// Dims: H heads, D head_dim, O, I a weight's out and in features, X experts.
+// Dims: H heads, D head_dim, O, I a weight's out and in features, X experts; G key and V value heads of a delta
+// net.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +29,7 @@ struct GgufArch {
   bool rope_factors = false; // llama3's stretching, as factors in a tensor
   bool longrope = false;
   bool scales = false; // embedding, residual, attention and logit scales
+  bool delta = false;  // Qwen3.5's delta nets and gated attention
   const char* final_norm = "output_norm";
   const char* mlp_norm = "ffn_norm";
 };
@@ -51,8 +54,20 @@ bool is_permuted(const DecoderSpec& spec, const GgufArch& arch, const std::strin
 mx::array interleave_heads(const mx::array& rows, int head_dim);
 mx::array separate_heads(const mx::array& rows, int head_dim);
 
-// A parameter (ours, dense) as the file has it: rows in order, norms with their 1, scales that llama.cpp fixes
-// folded in; fp32 or as stored. Lazy.
+// Where the value heads lie in a tensor (ours, or a part of it) of a delta net: along `axis` (0, or -1: the
+// last) from `begin` on. llama.cpp's value head h reads key head h % G, ours h / (V / G).
+struct ValueHeads {
+  int axis = 0;
+  int begin = 0;
+};
+std::optional<ValueHeads> value_heads(const DecoderSpec& spec, const std::string& tensor);
+
+// Value heads in llama.cpp's order; and the inverse. Throws ModelError if blocks of weights span heads. Lazy.
+mx::array tile_value_heads(const DecoderSpec& spec, const ValueHeads& where, const mx::array& array);
+mx::array group_value_heads(const DecoderSpec& spec, const ValueHeads& where, const mx::array& array);
+
+// A parameter (ours, dense) as the file has it: rows and heads in order, norms with their 1, decays as rates,
+// scales that llama.cpp fixes folded in; fp32 or as stored. Lazy.
 mx::array to_gguf_tensor(const DecoderSpec& spec, const GgufArch& arch, const std::string& name,
                          const mx::array& array);
 

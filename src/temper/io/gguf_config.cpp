@@ -71,20 +71,28 @@ class Settings {
     }
     return found;
   }
+  // A list of booleans, or of integers for them; empty: there is none.
+  std::vector<bool> flags(const std::string& name) const {
+    const auto* value = header_.find(key(name));
+    const auto* array = value == nullptr ? nullptr : std::get_if<GgufArray>(value);
+    if (array == nullptr) {
+      return {};
+    }
+    if (const auto* found = std::get_if<std::vector<bool>>(array)) {
+      return *found;
+    }
+    const auto numbers = list(name);
+    return {numbers.begin(), numbers.end()};
+  }
   // Of each layer whether it slides, if the file says so.
   std::vector<bool> sliding(std::int64_t num_layers) const {
-    const auto* value = header_.find(key("attention.sliding_window_pattern"));
-    std::vector<bool> result;
-    if (value == nullptr) {
+    auto result = flags("attention.sliding_window_pattern");
+    if (!has("attention.sliding_window_pattern")) {
       return result;
     }
-    if (const auto* list = std::get_if<GgufArray>(value)) {
-      if (const auto* flags = std::get_if<std::vector<bool>>(list)) {
-        result = *flags;
-      }
-    } else if (const auto period = header_.integer(key("attention.sliding_window_pattern")).value();
-               period > 0) {
-      for (std::int64_t i = 0; i < num_layers; ++i) {
+    if (!is_list("attention.sliding_window_pattern")) {
+      const auto period = integer("attention.sliding_window_pattern");
+      for (std::int64_t i = 0; period > 0 && i < num_layers; ++i) {
         result.push_back((i + 1) % period != 0);
       }
     }
@@ -235,6 +243,33 @@ void set_qwen(const Settings& settings, Json& config) {
   }
 }
 
+void set_qwen35(const Settings& settings, Json& config) {
+  const bool experts = settings.arch() == "qwen35moe";
+  config["model_type"] = experts ? "qwen3_5_moe_text" : "qwen3_5_text";
+  const auto key_dim = settings.integer("ssm.state_size");
+  config["linear_conv_kernel_dim"] = settings.integer("ssm.conv_kernel");
+  config["linear_num_key_heads"] = settings.integer("ssm.group_count");
+  config["linear_num_value_heads"] = settings.integer("ssm.time_step_rank");
+  config["linear_key_head_dim"] = config["linear_value_head_dim"] = key_dim;
+  const auto recurrent = settings.flags("attention.recurrent_layers");
+  const auto interval = settings.integer("full_attention_interval", 4);
+  const auto layers = config.at("num_hidden_layers").get<std::int64_t>();
+  if (interval < 1 || (!recurrent.empty() && std::ssize(recurrent) < layers)) {
+    settings.fail("metadata keys " + settings.key("full_attention_interval") + " and " +
+                  settings.key("attention.recurrent_layers") + " do not fit the layers");
+  }
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const bool linear = recurrent.empty() ? (i + 1) % interval != 0 : recurrent[static_cast<std::size_t>(i)];
+    config["layer_types"].push_back(linear ? "linear_attention" : "full_attention");
+  }
+  if (experts) {
+    config["num_experts"] = settings.integer("expert_count");
+    config["num_experts_per_tok"] = settings.integer("expert_used_count");
+    config["moe_intermediate_size"] = settings.integer("expert_feed_forward_length");
+    config["shared_expert_intermediate_size"] = settings.integer("expert_shared_feed_forward_length", 0);
+  }
+}
+
 // llama.cpp's own scale of the scores, for 27 billion parameters by the layers and not the heads.
 void set_gemma(const Settings& settings, Json& config) {
   const bool second = settings.arch() == "gemma2";
@@ -297,11 +332,20 @@ constexpr char kSmolLm3[] = "smollm3";
 
 using SetFamily = void (*)(const Settings&, Json&);
 const std::map<std::string, SetFamily>& families_by_arch() {
-  static const std::map<std::string, SetFamily> kAll{
-      {"llama", set_llama},       {"qwen2", set_qwen},          {"qwen3", set_qwen},
-      {"qwen3moe", set_qwen},     {"gemma2", set_gemma},        {"gemma3", set_gemma},
-      {"phi3", set_plain<kPhi3>}, {"olmo2", set_plain<kOlmo2>}, {"smollm3", set_plain<kSmolLm3>},
-      {"granite", set_granite},   {"lfm2", set_lfm2},           {"gpt-oss", set_gpt_oss}};
+  static const std::map<std::string, SetFamily> kAll{{"llama", set_llama},
+                                                     {"qwen2", set_qwen},
+                                                     {"qwen3", set_qwen},
+                                                     {"qwen35", set_qwen35},
+                                                     {"qwen35moe", set_qwen35},
+                                                     {"qwen3moe", set_qwen},
+                                                     {"gemma2", set_gemma},
+                                                     {"gemma3", set_gemma},
+                                                     {"phi3", set_plain<kPhi3>},
+                                                     {"olmo2", set_plain<kOlmo2>},
+                                                     {"smollm3", set_plain<kSmolLm3>},
+                                                     {"granite", set_granite},
+                                                     {"lfm2", set_lfm2},
+                                                     {"gpt-oss", set_gpt_oss}};
   return kAll;
 }
 
@@ -328,7 +372,8 @@ Json common_config(const Settings& settings) {
   }
   const auto heads = settings.same_for_all("attention.head_count", 0);
   const auto hidden = settings.integer("embedding_length");
-  const auto blocks = settings.integer("block_count");
+  // Those that predict one token more are left out.
+  const auto blocks = settings.integer("block_count") - settings.integer("nextn_predict_layers", 0);
   if (heads <= 0) {
     settings.fail("metadata key " + settings.key("attention.head_count") + " is missing");
   }

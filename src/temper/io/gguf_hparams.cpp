@@ -72,6 +72,36 @@ void add_rope(const DecoderSpec& spec, Keys& keys) {
   add_scaling(rope, keys);
 }
 
+// Qwen3.5's: which layers attend, the delta nets' sizes, and the sections of a rope for pictures, which turn
+// all as one where there are none.
+void add_delta(const DecoderSpec& spec, Keys& keys) {
+  const auto& delta = spec.delta;
+  std::vector<bool> recurrent;
+  recurrent.reserve(spec.layers.size());
+  for (const auto& layer : spec.layers) {
+    recurrent.push_back(layer.mixer == Mixer::gated_delta);
+  }
+  const auto interval = std::find(recurrent.begin(), recurrent.end(), false) - recurrent.begin() + 1;
+  bool regular = true;
+  for (std::size_t i = 0; i < recurrent.size(); ++i) {
+    regular = regular && recurrent[i] == ((static_cast<std::ptrdiff_t>(i) + 1) % interval != 0);
+  }
+  if (regular) {
+    keys.add("full_attention_interval", static_cast<int>(interval));
+  } else {
+    keys.add("attention.recurrent_layers",
+             GgufValue(GgufArray(std::vector<std::int32_t>(recurrent.begin(), recurrent.end()))));
+  }
+  keys.add("ssm.conv_kernel", delta.taps);
+  keys.add("ssm.state_size", delta.key_dim);
+  keys.add("ssm.group_count", delta.num_key_heads);
+  keys.add("ssm.time_step_rank", delta.num_value_heads);
+  keys.add("ssm.inner_size", delta.num_value_heads * delta.value_dim);
+  const int pairs = spec.ropes.front().dims / 2;
+  keys.add("rope.dimension_sections",
+           GgufValue(GgufArray(std::vector<std::int32_t>{(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0})));
+}
+
 void add_windows(const DecoderSpec& spec, const GgufArch& arch, Keys& keys) {
   int window = 0;
   std::vector<bool> pattern;
@@ -118,10 +148,16 @@ GgufMetadata gguf_hparams(const DecoderSpec& spec, const GgufArch& arch) {
   add_heads(spec, keys);
   add_rope(spec, keys);
   add_windows(spec, arch, keys);
+  if (arch.delta) {
+    add_delta(spec, keys);
+  }
   if (moe.num_experts > 0) {
     keys.add("expert_count", moe.num_experts);
     keys.add("expert_used_count", moe.routing.num_chosen);
     keys.add("expert_feed_forward_length", moe.intermediate_size);
+    if (moe.shared_intermediate_size > 0) {
+      keys.add("expert_shared_feed_forward_length", moe.shared_intermediate_size);
+    }
   }
   if (spec.attention_softcap > 0.0F) {
     keys.add("attn_logit_softcapping", spec.attention_softcap);

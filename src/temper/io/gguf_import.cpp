@@ -1,5 +1,6 @@
 #include "temper/io/gguf_import.h"
 
+#include <charconv>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -79,16 +80,34 @@ mx::array from_gguf_tensor(const DecoderSpec& spec, const GgufArch& arch, const 
   if (spec.norm_plus_one && array.ndim() == 1 && name.ends_with("norm.weight")) {
     return mx::astype(array, mx::float32) - mx::array(1.0F);
   }
-  if (array.ndim() == 2 && name.ends_with("conv.weight")) {
-    return mx::expand_dims(array, 2); // [channels, taps, 1]
+  auto out = array;
+  if (const auto heads = value_heads(spec, name)) {
+    out = group_value_heads(spec, *heads, out);
   }
-  return array;
+  if (name.ends_with(".A_log")) {
+    return mx::log(-mx::astype(out, mx::float32));
+  }
+  if (out.ndim() == 2 && (name.ends_with("conv.weight") || name.ends_with("conv1d.weight"))) {
+    return mx::expand_dims(out, 2); // [channels, taps, 1]
+  }
+  return name.ends_with("shared_expert_gate.weight") ? mx::expand_dims(out, 0) : out;
 }
 
-void check_left_over(const GgufHeader& header, const std::set<std::string>& used) {
+// Of a block behind the model's own, which predicts one token more (Qwen3.5's "mtp").
+bool is_beyond(const GgufHeader& header, const GgufArch& arch, const std::string& tensor, int num_layers) {
+  const auto more = header.integer(std::string(arch.name) + ".nextn_predict_layers").value_or(0);
+  int block = -1;
+  if (tensor.starts_with("blk.")) {
+    std::from_chars(tensor.data() + 4, tensor.data() + tensor.size(), block);
+  }
+  return block >= num_layers && block < num_layers + more;
+}
+
+void check_left_over(const GgufHeader& header, const GgufArch& arch, const std::set<std::string>& used,
+                     int num_layers) {
   for (const auto& tensor : header.tensors) {
-    const bool is_rope = tensor.name.starts_with("rope_f");
-    if (!is_rope && !used.contains(tensor.name)) {
+    const bool expected = used.contains(tensor.name) || tensor.name.starts_with("rope_f");
+    if (!expected && !is_beyond(header, arch, tensor.name, num_layers)) {
       throw ModelError(header.path.string() + ": tensor " + tensor.name +
                        " has no place in this model: its architecture is not quite what it says");
     }
@@ -129,7 +148,7 @@ Params import_gguf(const fs::path& file, const DecoderSpec& spec) {
       params.emplace(name, from_gguf_tensor(spec, arch, name, stored.at(stem(theirs) + leaf)));
     }
   }
-  check_left_over(header, used);
+  check_left_over(header, arch, used, spec.num_layers);
   return params;
 }
 
