@@ -100,6 +100,57 @@ TEST_CASE("swiglu with low-rank updates and its gradient on a GPU") {
   CHECK(relative_difference(wide(found[2]), silu_product(g, u)) < kBf16);
 }
 
+TEST_CASE("narrow products of wide arrays on a GPU, of any rank, for rows that are no multiple of a tile's") {
+  if (no_gpu()) {
+    return;
+  }
+  for (const int rank : {5, 8, 24, 64}) {
+    for (const int rows : {13, 4100}) {
+      const auto x = half_of({rows, 264}, "x");
+      const auto factor = half_of({rank, 264}, "factor");
+      const auto found = gpu::row_products({{x, factor}}, 0.5F);
+      CHECK(relative_difference(wide(found), 0.5F * mx::matmul(wide(x), mx::transpose(wide(factor)))) < kBf16);
+    }
+  }
+}
+
+TEST_CASE("several narrow products on a GPU lie side by side, of factors that lie anywhere") {
+  if (no_gpu()) {
+    return;
+  }
+  const auto x = half_of({37, 64}, "x");
+  const auto y = half_of({37, 2056}, "y");
+  const auto all = half_of({3 + 8 * 64 + 5 * 2056}, "factors");
+  const auto f = mx::reshape(mx::slice(all, {3}, {3 + 8 * 64}), {8, 64});
+  const auto g = mx::reshape(mx::slice(all, {3 + 8 * 64}, {3 + 8 * 64 + 5 * 2056}), {5, 2056});
+  const auto expected = mx::concatenate(
+      {mx::matmul(wide(x), mx::transpose(wide(f))), mx::matmul(wide(y), mx::transpose(wide(g)))}, 1);
+  CHECK(relative_difference(wide(gpu::row_products({{x, f}, {y, g}}, 1.0F)), expected) < kBf16);
+}
+
+TEST_CASE("products over all rows on a GPU, of narrow columns with wide ones") {
+  if (no_gpu()) {
+    return;
+  }
+  for (const int rows : {13, 1000}) {
+    for (const int columns : {72, 4104}) {
+      const auto x = half_of({rows, columns}, "x");
+      const auto y = half_of({rows, 128}, "y");
+      const auto narrow = half_of({rows, 69}, "narrow");
+      const auto product = [&](const mx::array& of, int first, int rank) {
+        const auto part = mx::slice(narrow, {0, first}, {rows, first + rank});
+        return mx::matmul(mx::transpose(wide(part)), wide(of));
+      };
+      const auto found = gpu::column_products(
+          {{narrow, 0, {8, 5}, x, true}, {narrow, 13, {24}, y, false}, {narrow, 0, {64}, x, false}});
+      CHECK(relative_difference(wide(found[0]), mx::transpose(product(x, 0, 8))) < kBf16);
+      CHECK(relative_difference(wide(found[1]), mx::transpose(product(x, 8, 5))) < kBf16);
+      CHECK(relative_difference(wide(found[2]), product(y, 13, 24)) < kBf16);
+      CHECK(relative_difference(wide(found[3]), product(x, 0, 64)) < kBf16);
+    }
+  }
+}
+
 TEST_CASE("rope on a GPU turns as the table says and back") {
   if (no_gpu()) {
     return;
@@ -128,7 +179,7 @@ TEST_CASE("cross entropy and its gradient on a GPU, rows without weight left out
   if (no_gpu()) {
     return;
   }
-  const auto logits = 4.0F * half_of({5, 1032}, "logits");
+  const auto logits = mx::astype(4.0F * half_of({5, 1032}, "logits"), mx::bfloat16);
   const auto targets = mx::array({3, 1031, 0, 77, 5}, mx::int32);
   const auto weights = mx::array({0.5F, 1.0F, 0.0F, 2.0F, 0.25F});
   const auto [losses, gradient] = gpu::cross_entropy(logits, targets, weights);

@@ -45,34 +45,70 @@ mx::array scaled(const mx::array& x, float scale) {
   return scale == 1.0F ? x : x * mx::array(scale, x.dtype());
 }
 
-// The factors of the layers that have them, in x's dtype. The scale rides on A.
-struct Factors {
-  mx::array a_IS = mx::array(0.0F); // side by side, each times its scale
-  Arrays b_RO;
-  std::vector<int> first; // each layer's first column of a_IS
-  std::vector<float> scales;
-  int ranks = 0;
+// `make()`, kept in a first run and found in a second.
+mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
+  if (kept != nullptr && kept->replays()) {
+    return kept->next();
+  }
+  auto array = make();
+  if (kept != nullptr) {
+    kept->put(array);
+  }
+  return array;
+}
 
-  Factors(const Layers& layers, const Arrays& inputs) {
+// The factors of the layers that have them, in x's dtype.
+struct Factors {
+  mx::array a_SI = mx::array(0.0F); // one above the other
+  Arrays b_RO;
+  std::vector<int> ranks;
+  std::vector<int> first; // each layer's first row of a_SI
+  std::vector<float> scales;
+  int all_ranks = 0;
+
+  Factors(const Layers& layers, const Arrays& inputs, Kept* kept) {
     Arrays a;
     std::size_t next = 1;
     for (const auto& layer : layers) {
       if (layer.lora) {
-        a.push_back(scaled(mx::astype(inputs[next], inputs[0].dtype()), layer.scale));
+        a.push_back(mx::transpose(mx::astype(inputs[next], inputs[0].dtype())));
         b_RO.push_back(mx::astype(inputs[next + 1], inputs[0].dtype()));
-        first.push_back(ranks);
+        ranks.push_back(b_RO.back().shape(0));
+        first.push_back(all_ranks);
         scales.push_back(layer.scale);
-        ranks += b_RO.back().shape(0);
+        all_ranks += ranks.back();
         next += 2;
       }
     }
     if (!a.empty()) {
-      a_IS = side_by_side(a);
+      a_SI = kept_or(kept, [&] { return a.size() == 1 ? mx::contiguous(a[0]) : mx::concatenate(a, 0); });
     }
   }
 
   bool empty() const {
     return b_RO.empty();
+  }
+
+  bool have_one_scale() const {
+    return std::all_of(scales.begin(), scales.end(), [&](float scale) { return scale == scales[0]; });
+  }
+
+  // narrow [N, S], each layer's columns times its scale.
+  mx::array scaled_columns(const mx::array& narrow_NS) const {
+    if (have_one_scale()) {
+      return scaled(narrow_NS, scales[0]);
+    }
+    std::vector<float> columns;
+    for (std::size_t i = 0; i < ranks.size(); ++i) {
+      columns.insert(columns.end(), static_cast<std::size_t>(ranks[i]), scales[i]);
+    }
+    return narrow_NS * mx::astype(mx::array(columns.begin(), {all_ranks}), narrow_NS.dtype());
+  }
+
+  // Whether the kernels for narrow products serve, of these factors with all of `wide`.
+  bool narrow_kernels_serve(const Arrays& wide) const {
+    return all_ranks <= gpu::kLargestRank && wide.size() <= gpu::kMostProducts && have_one_scale() &&
+           std::all_of(wide.begin(), wide.end(), [](const auto& x) { return gpu::serves(x); });
   }
 };
 
@@ -97,30 +133,87 @@ mx::array add_low_rank(const Arrays& bases, const mx::array& narrow, int first, 
   return mx::addmm(sum, columns(narrow, first, factor.shape(0)), factor);
 }
 
-// What the gradients of several layers' factors and of their input come from.
-struct FactorGradients {
-  Arrays all; // A, B of each adapted layer
+// x A of all layers, times their scales.
+mx::array narrow_product(const Factors& factors, const mx::array& x_NI) {
+  if (factors.narrow_kernels_serve({x_NI})) {
+    return gpu::row_products({{x_NI, factors.a_SI}}, factors.scales[0]);
+  }
+  return factors.scaled_columns(mx::matmul(x_NI, mx::transpose(factors.a_SI)));
+}
+
+// dy B^T of all layers, times their scales. cotangents: of the adapted layers' outputs, [N, O].
+mx::array narrow_gradient(const Factors& factors, const Arrays& cotangents) {
+  if (factors.narrow_kernels_serve(cotangents)) {
+    std::vector<gpu::RowProduct> products;
+    for (std::size_t i = 0; i < cotangents.size(); ++i) {
+      products.push_back({cotangents[i], factors.b_RO[i]});
+    }
+    return gpu::row_products(products, factors.scales[0]);
+  }
+  Arrays parts;
+  for (std::size_t i = 0; i < cotangents.size(); ++i) {
+    parts.push_back(mx::matmul(cotangents[i], mx::transpose(factors.b_RO[i])));
+  }
+  return factors.scaled_columns(side_by_side(parts));
+}
+
+// What the gradients of the factors of layers over one input come from.
+struct GradientParts {
+  const Factors& factors;
+  mx::array x_NI;
+  mx::array narrow_NS;
   mx::array d_narrow_NS;
+  Arrays cotangents;
+
+  bool kernels_serve() const {
+    auto wide = cotangents;
+    wide.push_back(x_NI);
+    return factors.narrow_kernels_serve(wide);
+  }
 };
 
-// cotangents: of the adapted layers' outputs, [N, O].
-FactorGradients factor_gradients(const Factors& factors, const mx::array& x_NI, const mx::array& narrow_NS,
-                                 const Arrays& cotangents) {
-  Arrays d_narrow;
-  for (std::size_t i = 0; i < cotangents.size(); ++i) {
-    d_narrow.push_back(mx::matmul(cotangents[i], mx::transpose(factors.b_RO[i])));
-  }
-  const auto d_narrow_NS = side_by_side(d_narrow);
-  const auto da_IS = mx::matmul(mx::transpose(x_NI), d_narrow_NS);
+Arrays plain_factor_gradients(const GradientParts& parts) {
+  const auto& f = parts.factors;
+  const auto da_IS = mx::matmul(mx::transpose(parts.x_NI), parts.d_narrow_NS);
   Arrays all;
-  for (std::size_t i = 0; i < cotangents.size(); ++i) {
-    const int first = factors.first[i];
-    const int rank = factors.b_RO[i].shape(0);
-    all.push_back(scaled(columns(da_IS, first, rank), factors.scales[i]));
+  for (std::size_t i = 0; i < f.ranks.size(); ++i) {
+    all.push_back(columns(da_IS, f.first[i], f.ranks[i]));
     // With all layers' narrow products: its rows are a view, the narrow columns would be a copy.
-    all.push_back(rows(mx::matmul(mx::transpose(narrow_NS), cotangents[i]), first, rank));
+    all.push_back(
+        rows(mx::matmul(mx::transpose(parts.narrow_NS), parts.cotangents[i]), f.first[i], f.ranks[i]));
   }
-  return {all, d_narrow_NS};
+  return all;
+}
+
+// A, B of each adapted layer, of one group of layers after the other.
+Arrays factor_gradients(const std::vector<GradientParts>& groups) {
+  Arrays all;
+  if (!std::all_of(groups.begin(), groups.end(), [](const auto& parts) { return parts.kernels_serve(); })) {
+    for (const auto& parts : groups) {
+      const auto some = plain_factor_gradients(parts);
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }
+  std::vector<gpu::ColumnProduct> products;
+  for (const auto& parts : groups) {
+    const auto& f = parts.factors;
+    products.push_back({parts.d_narrow_NS, 0, f.ranks, parts.x_NI, true});
+    for (std::size_t i = 0; i < f.ranks.size(); ++i) {
+      products.push_back({parts.narrow_NS, f.first[i], {f.ranks[i]}, parts.cotangents[i], false});
+    }
+  }
+  const auto found = gpu::column_products(products);
+  std::size_t at = 0;
+  for (const auto& parts : groups) {
+    const auto count = parts.factors.ranks.size();
+    for (std::size_t i = 0; i < count; ++i) {
+      all.push_back(found[at + i]);
+      all.push_back(found[at + count + i]);
+    }
+    at += 2 * count;
+  }
+  return all;
 }
 
 // Gradients in the dtypes of `inputs`: in x, which leaves only once the factors' are formed, so that what they
@@ -170,8 +263,9 @@ Arrays gradients(const Layers& layers, const Factors& factors, const Arrays& inp
     }
     return in_order(inputs, sum, {});
   }
-  const auto found = factor_gradients(factors, as_rows(inputs[0]), *narrow_NS, adapted);
-  return in_order(inputs, add_low_rank(dx, found.d_narrow_NS, 0, mx::transpose(factors.a_IS)), found.all);
+  const auto d_narrow = narrow_gradient(factors, adapted);
+  const auto found = factor_gradients({{factors, as_rows(inputs[0]), *narrow_NS, d_narrow, adapted}});
+  return in_order(inputs, add_low_rank(dx, d_narrow, 0, factors.a_SI), found);
 }
 
 Arrays inputs_of(const Layers& layers, const mx::array& x) {
@@ -185,27 +279,15 @@ Arrays inputs_of(const Layers& layers, const mx::array& x) {
   return inputs;
 }
 
-// `make()`, kept in a first run and found in a second.
-mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
-  if (kept != nullptr && kept->replays()) {
-    return kept->next();
-  }
-  auto array = make();
-  if (kept != nullptr) {
-    kept->put(array);
-  }
-  return array;
-}
-
 } // namespace
 
 std::vector<mx::array> adapted_linears(const std::vector<AdaptedLinear>& layers, const mx::array& x, Kept* kept,
                                        bool keep_outputs) {
   const auto inputs = inputs_of(layers, x);
-  const Factors factors(layers, inputs);
+  const Factors factors(layers, inputs, kept);
   std::optional<mx::array> narrow_NS;
   if (!factors.empty()) {
-    narrow_NS = kept_or(kept, [&] { return mx::matmul(as_rows(x), factors.a_IS); });
+    narrow_NS = kept_or(kept, [&] { return narrow_product(factors, as_rows(x)); });
   }
   const auto* narrow = narrow_NS ? &*narrow_NS : nullptr;
   Arrays y;
@@ -240,16 +322,16 @@ mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& 
   const Layers wide{gate, up};
   const Layers last{down};
   const auto inputs = inputs_of({gate, up, down}, x);
-  const Factors wide_factors(wide, inputs);
-  const Factors last_factors(last, {inputs[0], inputs[5], inputs[6]});
+  const Factors wide_factors(wide, inputs, kept);
+  const Factors last_factors(last, {inputs[0], inputs[5], inputs[6]}, kept);
   const auto x_NI = as_rows(x);
-  const auto narrow = kept_or(kept, [&] { return mx::matmul(x_NI, wide_factors.a_IS); });
+  const auto narrow = kept_or(kept, [&] { return narrow_product(wide_factors, x_NI); });
   const auto gate_NO = kept_or(kept, [&] { return product(gate.frozen, x_NI); });
   const auto up_NO = kept_or(kept, [&] { return product(up.frozen, x_NI); });
   const gpu::LowRank gate_update{narrow, wide_factors.first[0], wide_factors.b_RO[0]};
   const gpu::LowRank up_update{narrow, wide_factors.first[1], wide_factors.b_RO[1]};
   const auto inner = gpu::adapted_swiglu(gate_NO, up_NO, gate_update, up_update);
-  const auto last_narrow = kept_or(kept, [&] { return mx::matmul(inner, last_factors.a_IS); });
+  const auto last_narrow = kept_or(kept, [&] { return narrow_product(last_factors, inner); });
   const auto y =
       with_features(add_low_rank({product(down.frozen, inner)}, last_narrow, 0, last_factors.b_RO[0]), x);
 
@@ -257,16 +339,17 @@ mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& 
     const auto dtype = in[0].dtype();
     const auto dy = as_rows(cotangents[0]);
     const auto d_inner = mx::matmul(dy, weight_of(down.frozen, dtype, &dy));
-    const auto d_narrow = mx::matmul(dy, mx::transpose(last_factors.b_RO[0]));
+    const auto d_last_narrow = narrow_gradient(last_factors, {dy});
     const auto d = gpu::adapted_swiglu_gradient(gate_NO, up_NO, gate_update, up_update, d_inner,
-                                                {d_narrow, 0, mx::transpose(last_factors.a_IS)});
-    const auto of_last = factor_gradients(last_factors, d[2], last_narrow, {dy});
-    const auto of_wide = factor_gradients(wide_factors, as_rows(in[0]), narrow, {d[0], d[1]});
-    const auto dx = add_low_rank({mx::matmul(d[0], weight_of(gate.frozen, dtype, &d[0])),
-                                  mx::matmul(d[1], weight_of(up.frozen, dtype, &d[1]))},
-                                 of_wide.d_narrow_NS, 0, mx::transpose(wide_factors.a_IS));
-    auto all = of_wide.all;
-    all.insert(all.end(), of_last.all.begin(), of_last.all.end());
+                                                {d_last_narrow, 0, last_factors.a_SI});
+    const auto d_narrow = narrow_gradient(wide_factors, {d[0], d[1]});
+    const auto all = factor_gradients({{wide_factors, as_rows(in[0]), narrow, d_narrow, {d[0], d[1]}},
+                                       {last_factors, d[2], last_narrow, d_last_narrow, {dy}}});
+    // Not before the factors' gradients, so that what only those read is free.
+    const auto later = mx::depends({d[0], d[1]}, all);
+    const auto dx = add_low_rank({mx::matmul(later[0], weight_of(gate.frozen, dtype, &later[0])),
+                                  mx::matmul(later[1], weight_of(up.frozen, dtype, &later[1]))},
+                                 d_narrow, 0, wide_factors.a_SI);
     return in_order(in, dx, all);
   };
   return mx::custom_vjp([y](const Arrays&) { return Arrays{y}; }, backward)(inputs)[0];

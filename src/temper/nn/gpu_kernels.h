@@ -1,7 +1,7 @@
-// CUDA kernels for what MLX does in several passes over memory: written as source, compiled by MLX at run time.
-// Every one has its plain-op twin, which is the oracle in tests and the path elsewhere. Half precisions only;
-// computed in fp32. Lazy.
-// Dims: N rows, V vocabulary, H heads, D head_dim, K half of the rotated features.
+// CUDA kernels for what MLX does in several passes over memory, or by products made for wide matrices: written
+// as source, compiled at run time. Every one has its plain-op twin, which is the oracle in tests and the path
+// elsewhere. Half precisions only; computed in fp32. Lazy.
+// Dims: N rows, V vocabulary, H heads, D head_dim, K half of the rotated features, R rank, C columns.
 #pragma once
 
 #include <initializer_list>
@@ -24,18 +24,19 @@ mx::array swiglu(const mx::array& gate, const mx::array& up);
 
 // Whether the kernels below serve low-rank products of this rank.
 constexpr int kLargestRank = 64;
+constexpr std::size_t kMostProducts = 4; // of one row_products()
 
-// The columns [first, first + R) of narrow [N, .] times factor [R, O].
+// The columns [first, first + R) of narrow [N, .] times factor [R, C].
 struct LowRank {
   mx::array narrow;
   int first = 0;
   mx::array factor;
 };
 
-// The sum of one to three `bases` [N, O] and a low-rank product. No gradient of its own.
+// The sum of one to three `bases` [N, C] and a low-rank product. No gradient of its own.
 mx::array add_low_rank(const std::vector<mx::array>& bases, const LowRank& update);
 
-// swiglu(gate + gate_update, up + up_update), all [N, O]. No gradient of its own.
+// swiglu(gate + gate_update, up + up_update), all [N, C]. No gradient of its own.
 mx::array adapted_swiglu(const mx::array& gate, const mx::array& up, const LowRank& gate_update,
                          const LowRank& up_update);
 
@@ -43,6 +44,28 @@ mx::array adapted_swiglu(const mx::array& gate, const mx::array& up, const LowRa
 std::vector<mx::array> adapted_swiglu_gradient(const mx::array& gate, const mx::array& up,
                                                const LowRank& gate_update, const LowRank& up_update,
                                                const mx::array& d, const LowRank& d_update);
+
+struct RowProduct {
+  mx::array wide_NC;
+  mx::array factor_RC;
+};
+
+// scale wide factor^T of each, side by side: [N, the sum of R]. Of at most kMostProducts, all ranks together at
+// most kLargestRank. No gradient of its own.
+mx::array row_products(const std::vector<RowProduct>& products, float scale);
+
+// narrow's columns from `first` on, transposed, times wide: for each of `ranks`, one after the other, a result
+// [R, C], or [C, R] where `transposed`.
+struct ColumnProduct {
+  mx::array narrow;
+  int first = 0;
+  std::vector<int> ranks;
+  mx::array wide_NC;
+  bool transposed = false;
+};
+
+// All results in order. A product's ranks together are at most kLargestRank. No gradient of their own.
+std::vector<mx::array> column_products(const std::vector<ColumnProduct>& products);
 
 // x [..., H D], each head's features k and k + K turned by the angles of cos, sin fp32 [N, K]. Differentiable
 // in x.

@@ -1,6 +1,7 @@
 #include "temper/train/param_pack.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace temper {
 namespace {
@@ -99,14 +100,20 @@ mx::array ParamPack::all_set(const std::vector<mx::array>& flags) const {
       found.push_back(mx::reshape(mx::all(flags[i]), {1}));
       continue;
     }
-    // How many are not set before each border: a parameter has none where its two borders agree.
+    // How many runs of elements, as long as the parameters' sizes allow, are not all set before each border: a
+    // parameter has none where its two borders agree. (A running sum over elements took an H200 4 ms.)
     std::vector<std::int32_t> ends;
     ends.reserve(members.shapes.size());
+    int run = 0;
+    for (const auto& shape : members.shapes) {
+      run = std::gcd(run, num_elements_of(shape));
+    }
     std::int32_t at = -1;
     for (const auto& shape : members.shapes) {
-      ends.push_back(at += num_elements_of(shape));
+      ends.push_back(at += num_elements_of(shape) / run);
     }
-    const auto missing = mx::cumsum(mx::astype(mx::logical_not(mx::flatten(flags[i])), mx::int32), 0);
+    const auto whole = mx::all(mx::reshape(flags[i], {-1, run}), -1);
+    const auto missing = mx::cumsum(mx::astype(mx::logical_not(whole), mx::int32), 0);
     const auto count = static_cast<int>(ends.size());
     const auto until = mx::take(missing, mx::array(ends.data(), {count}, mx::int32), 0);
     const auto before = mx::concatenate({mx::zeros({1}, mx::int32), mx::slice(until, {0}, {count - 1})}, 0);

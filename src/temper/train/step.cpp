@@ -229,7 +229,7 @@ StepOutcome TrainStep::update(TrainState& state, const Params& gradients, double
   state.count = outputs.at(at++);
   state.loss_scale = outputs.at(at++);
   state.good_steps = outputs.at(at++);
-  return {outputs.at(at), outputs.at(at + 1), outputs.at(at + 2)};
+  return {outputs.at(at), outputs.at(at + 1), outputs.at(at + 2), outputs};
 }
 
 // inputs: trainable, the optimizer's slots, gradients, count, loss scale, good steps, learning rate

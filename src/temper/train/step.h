@@ -49,6 +49,9 @@ struct StepOutcome {
   mx::array grad_norm; // fp32 scalar, before clipping
   mx::array applied;   // bool scalar: false when something was not finite and nothing changed
   mx::array finite;    // bool [trainable parameters, in name order]: whose gradient was finite
+  // All that the update makes, to be evaluated: of the state's parameters and moments few arrays that they are
+  // views of.
+  std::vector<mx::array> arrays;
 };
 
 class TrainStep {

@@ -143,17 +143,10 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   state_.total_tokens += result.num_tokens;
   state_.cursor = loader_.cursor();
 
-  auto outputs = values(pending.outcome ? state_.trainable : state_.accumulator);
+  auto outputs = pending.outcome ? pending.outcome->arrays : values(state_.accumulator);
   outputs.push_back(loss);
   if (load_balance) {
     outputs.push_back(*load_balance);
-  }
-  if (pending.outcome) {
-    const auto moments = values(state_.optimizer);
-    outputs.insert(outputs.end(), moments.begin(), moments.end());
-    outputs.insert(outputs.end(),
-                   {state_.count, state_.loss_scale, state_.good_steps, pending.outcome->grad_norm,
-                    pending.outcome->applied, pending.outcome->finite});
   }
   mx::async_eval(outputs);
   work_.after_step();

@@ -1,0 +1,42 @@
+// CUDA source compiled at run time without MLX's headers (a tenth of a second a kernel, where
+// fast::cuda_kernel() takes one), kept for the process and launched as an MLX operation.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mlx/fast.h>
+
+#include "temper/nn/params.h"
+
+namespace temper::gpu {
+
+// Whether there is a CUDA device of compute capability 8.0 or more and the compiler library that MLX brings.
+bool can_compile();
+
+// extern "C" __global__ void `name`(`parameters`) { `body` } after `header`. In the text T is the half
+// precision (a struct with conversions from and to float), and each of `constants` a constexpr int.
+struct Source {
+  std::string name;
+  std::string header;
+  std::string parameters; // inputs, outputs, then scalars
+  std::string body;
+};
+
+using Constants = std::vector<std::pair<std::string, int>>;
+
+struct Launch {
+  std::size_t blocks;
+  int threads;
+  std::vector<mx::fast::ScalarArg> scalars; // after the outputs
+};
+
+// The outputs, in `dtypes`, of the kernel over `inputs`, made row-contiguous where they aren't; `half` is T.
+// Lazy. Throws ModelError with the compiler's words if the source does not compile.
+std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
+                                  const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
+                                  const std::vector<mx::Dtype>& dtypes, const Launch& launch);
+
+} // namespace temper::gpu
