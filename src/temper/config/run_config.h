@@ -67,9 +67,10 @@ struct RunConfig {
   Json parameter_groups = nullptr; // read_parameter_groups()
   ScheduleConfig lr_schedule;
   int warmup_steps = 0;
-  double max_grad_norm = 1.0; // 0: no clipping
+  double max_grad_norm = 1.0;   // 0: no clipping
   bool grad_checkpoint = false; // all blocks
-  double memory_limit = 0.0;    // GB the device may hold; 0: what it has
+  bool checkpoints_on_host = false;
+  double memory_limit = 0.0;      // GB the device may hold; 0: what it has
   std::string attention = "auto"; // attention_kernel_named()
   std::uint64_t seed = 0;
   bool deterministic = false;

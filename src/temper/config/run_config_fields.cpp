@@ -97,6 +97,8 @@ void list_training(FieldList& list, RunConfig& c) {
       .at_least(0)
       .mlx_lm(0.0);
   list.add("grad_checkpoint", &c.grad_checkpoint, "recompute activations: less memory, more time");
+  list.add("checkpoints_on_host", &c.checkpoints_on_host,
+           "what recomputed blocks keep waits in the host's memory; of use on CUDA");
   list.add("memory_limit", &c.memory_limit,
            "GB of the device's memory that training may take: it recomputes as few blocks and splits steps as "
            "little "

@@ -18,6 +18,7 @@ std::int64_t columns(const HostBatch& batch) {
 
 std::vector<std::int32_t> lengths_of(const HostBatch& batch) {
   std::vector<std::int32_t> lengths;
+  lengths.reserve(batch.documents.size());
   for (const auto& document : batch.documents) {
     lengths.push_back(document.length);
   }

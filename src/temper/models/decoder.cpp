@@ -31,7 +31,7 @@ mx::array with_noise(const ForwardContext& context, const DecoderInput& input, c
 // alone, so everything that may need a gradient is one; the rest is captured by value, since the backward
 // pass runs after this function's caller has returned.
 BlockOutput checkpointed_block(const DecoderSpec& spec, const ForwardContext& context, const PassInput& input,
-                               int layer, const mx::array& x) {
+                               int layer, const mx::array& x, HostStore* store) {
   const auto params = context.params.with_prefix(block_prefix(spec, layer));
   const auto run = [spec, input, layer, params, lora = context.lora, key = context.dropout_key,
                     trained = context.trained](const std::vector<mx::array>& in) {
@@ -49,7 +49,8 @@ BlockOutput checkpointed_block(const DecoderSpec& spec, const ForwardContext& co
   for (const auto& [name, array] : params) {
     inputs.push_back(array);
   }
-  const auto out = mx::checkpoint(run)(inputs);
+  const bool on_host = store != nullptr && HostStore::takes(x);
+  const auto out = (on_host ? recomputed_from_host(run, *store, layer) : mx::checkpoint(run))(inputs);
   return {out[0], out.size() > 1 ? std::optional(out[1]) : std::nullopt};
 }
 
@@ -60,10 +61,8 @@ mx::array default_positions(const DecoderInput& input) {
 }
 
 PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
-  PassInput pass{input.attention,
-                 input.positions_BT ? *input.positions_BT : default_positions(input),
-                 {},
-                 input.real_BT};
+  PassInput pass{
+      input.attention, input.positions_BT ? *input.positions_BT : default_positions(input), {}, input.real_BT};
   for (const auto& rope : spec.ropes) {
     pass.ropes.push_back(make_rope_table(rope, pass.positions_BT, input.lengths_BT));
     if (input.offsets_B && mx::default_device() == mx::Device::gpu) {
@@ -117,7 +116,7 @@ DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, c
   std::vector<mx::array> balances;
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     pass.recomputed = input.checkpoint.covers(layer);
-    const auto out = pass.recomputed ? checkpointed_block(spec, context, pass, layer, x)
+    const auto out = pass.recomputed ? checkpointed_block(spec, context, pass, layer, x, input.host_store)
                                      : block(spec, context, pass, layer, x);
     x = out.x_BTE;
     if (out.load_balance) {

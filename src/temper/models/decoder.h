@@ -8,6 +8,7 @@
 #include "temper/models/spec.h"
 #include "temper/models/tensors.h"
 #include "temper/nn/attention.h"
+#include "temper/nn/host_store.h"
 #include "temper/nn/linear.h"
 #include "temper/nn/loss.h"
 
@@ -43,7 +44,8 @@ struct DecoderInput {
   std::optional<mx::array> lengths_BT{}; // int32, each token's document length (rope.h); none: the row's end
   std::optional<mx::array> real_BT{};    // bool: tokens that the load balance counts; none: all
   AttentionPlan attention{};
-  Checkpointing checkpoint{}; // recompute blocks in the backward pass instead of keeping their activations
+  HostStore* host_store = nullptr; // where recomputed blocks' inputs wait for that; none: on the device
+  Checkpointing checkpoint{};      // recompute blocks in the backward pass instead of keeping their activations
 };
 
 struct DecoderOutput {

@@ -138,6 +138,9 @@ class Planner {
     plan.budget_bytes = budget_;
 
     auto options = run_.step;
+    if (options.host_store) {
+      options.host_store = std::make_shared<HostStore>(); // nothing is moved: no memory need be pinned
+    }
     options.checkpoint = plan.checkpoint;
     TrainStep step(run_.model, options);
     auto state = run_.state;

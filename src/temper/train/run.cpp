@@ -213,6 +213,9 @@ class RunInProgress {
     mx::eval(values(state.trainable));
     mx::eval(values(state.optimizer));
     const auto step = step_options(run_.config, run_.method.lora, run_.model.dtype);
+    if (run_.config.checkpoints_on_host && !step.host_store) {
+      log::info("checkpoints_on_host: this device's memory is the host's, so nothing is moved");
+    }
     plan_ = plan_for_limit(
         {run_.model, step, state, *run_.data.train, options.loader, options.grad_accumulation_steps},
         run_.config.memory_limit);

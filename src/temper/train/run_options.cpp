@@ -59,6 +59,9 @@ StepOptions step_options(const RunConfig& config, const LoraConfig& lora, mx::Dt
   options.optimizer = make_optimizer(config.optimizer, config.optimizer_config, method_groups(config));
   options.max_grad_norm = config.max_grad_norm;
   options.checkpoint = config.grad_checkpoint;
+  if (config.checkpoints_on_host) {
+    options.host_store = HostStore::for_device();
+  }
   options.attention_kernel = attention_kernel_named(config.attention);
   options.neftune_alpha = config.neftune_alpha;
   options.scale_loss = dtype == mx::float16;

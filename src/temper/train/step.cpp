@@ -160,6 +160,7 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
   const auto loss_scale = reader.one();
   auto batch = as_device_batch(layout, reader.one());
   batch.input.checkpoint = options_.checkpoint;
+  batch.input.host_store = options_.host_store.get();
   batch.input.attention.kernel = options_.attention_kernel;
   batch.targets.weights_S = batch.targets.weights_S * loss_scale;
 

@@ -30,6 +30,7 @@ struct StepOptions {
   double max_grad_norm = 1.0;                 // 0: no clipping
   double neftune_alpha = 0.0;                 // noise on the embeddings; 0: none
   Checkpointing checkpoint{};                 // recompute blocks in the backward pass
+  std::shared_ptr<HostStore> host_store{};    // recomputed blocks' inputs wait there; none: on the device
   bool scale_loss = false;                    // dynamic loss scaling, for fp16
   int loss_chunk = 0;                         // rows of logits alive at once; 0: from the vocabulary
   std::optional<PackedAttention> attention{}; // none: the fastest for the model and device
