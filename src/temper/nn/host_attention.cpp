@@ -55,41 +55,29 @@ TEMPER_INLINE void store(float* to, const Lanes& lanes) {
   *reinterpret_cast<Lanes*>(to) = lanes;
 }
 
-// out[r][t] = sum_d a[r][d] columns[d][t] for t in [first, last), tiles of kLanes.
-TEMPER_CLONES void rows_by_columns(const float* __restrict a, const float* __restrict columns, std::size_t P,
-                                   std::size_t S, std::size_t first, std::size_t last, float* __restrict out) {
-  for (std::size_t t = first; t < last; t += kLanes) {
-    Lanes tile0{}, tile1{}, tile2{}, tile3{};
-    for (std::size_t d = 0; d < P; ++d) {
-      const Lanes column = *reinterpret_cast<const Lanes*>(columns + d * S + t);
-      tile0 += a[d] * column;
-      tile1 += a[P + d] * column;
-      tile2 += a[2 * P + d] * column;
-      tile3 += a[3 * P + d] * column;
-    }
-    store(out + t, tile0);
-    store(out + S + t, tile1);
-    store(out + 2 * S + t, tile2);
-    store(out + 3 * S + t, tile3);
-  }
-}
+// Rows of floats, this many from one to the next.
+struct Rows {
+  const float* at;
+  std::size_t stride;
+};
 
-// out[r][d] = sum_t p[r][t] rows[t][d] for t in [first, last).
-TEMPER_CLONES void weights_by_rows(const float* __restrict p, const float* __restrict rows, std::size_t P,
-                                   std::size_t S, std::size_t first, std::size_t last, float* __restrict out) {
-  for (std::size_t d = 0; d < P; d += kLanes) {
+// out[r][j] = sum_i a[r][i] b[i][j] for the rows of a block, i in [from, to), j in [first, last) in tiles of
+// kLanes.
+TEMPER_CLONES void multiply_rows(Rows a, Rows b, std::size_t from, std::size_t to, std::size_t first,
+                                 std::size_t last, float* __restrict out, std::size_t stride) {
+  for (std::size_t j = first; j < last; j += kLanes) {
     Lanes tile0{}, tile1{}, tile2{}, tile3{};
-    for (std::size_t t = first; t < last; ++t) {
-      const Lanes row = *reinterpret_cast<const Lanes*>(rows + t * P + d);
-      tile0 += p[t] * row;
-      tile1 += p[S + t] * row;
-      tile2 += p[2 * S + t] * row;
-      tile3 += p[3 * S + t] * row;
+    for (std::size_t i = from; i < to; ++i) {
+      const Lanes row = *reinterpret_cast<const Lanes*>(b.at + i * b.stride + j);
+      tile0 += a.at[i] * row;
+      tile1 += a.at[a.stride + i] * row;
+      tile2 += a.at[2 * a.stride + i] * row;
+      tile3 += a.at[3 * a.stride + i] * row;
     }
-    store(out + d, tile0);
-    store(out + P + d, tile1);
-    store(out + 2 * P + d, tile2);
-    store(out + 3 * P + d, tile3);
+    store(out + j, tile0);
+    store(out + stride + j, tile1);
+    store(out + 2 * stride + j, tile2);
+    store(out + 3 * stride + j, tile3);
   }
 }
 
@@ -176,7 +164,7 @@ void forward_job(const AttentionShape& shape, const Job& job, const float* q, co
       const auto range = block_range(row, rows, shape.window);
       std::fill(a, a + kRows * P, 0.0F);
       pack(q + (begin + row) * q_stride + h * D, q_stride, rows, D, P, a);
-      rows_by_columns(a, columns, P, S, range.first, padded(range.last), p);
+      multiply_rows({a, P}, {columns, S}, 0, P, range.first, padded(range.last), p, S);
       float inverse[kRows] = {};
       for (std::size_t r = 0; r < rows; ++r) {
         const auto own = row_range(row + r, shape.window);
@@ -189,7 +177,7 @@ void forward_job(const AttentionShape& shape, const Job& job, const float* q, co
       for (std::size_t r = rows; r < kRows; ++r) {
         std::fill(p + r * S + range.first, p + r * S + range.last, 0.0F);
       }
-      weights_by_rows(p, vals, P, S, range.first, range.last, o);
+      multiply_rows({p, S}, {vals, P}, range.first, range.last, 0, P, o, P);
       for (std::size_t r = 0; r < rows; ++r) {
         float* target = out + (begin + row + r) * q_stride + h * D;
         for (std::size_t d = 0; d < D; ++d) {
@@ -233,8 +221,8 @@ void gradient_job(const AttentionShape& shape, const Job& job, const float* q, c
       std::fill(a, a + 2 * kRows * P, 0.0F);
       pack(q + at, q_stride, rows, D, P, a);
       pack(d_out + at, q_stride, rows, D, P, da);
-      rows_by_columns(a, key_columns, P, S, range.first, padded(range.last), p);
-      rows_by_columns(da, value_columns, P, S, range.first, padded(range.last), dp);
+      multiply_rows({a, P}, {key_columns, S}, 0, P, range.first, padded(range.last), p, S);
+      multiply_rows({da, P}, {value_columns, S}, 0, P, range.first, padded(range.last), dp, S);
       for (std::size_t r = 0; r < kRows; ++r) {
         float* s = p + r * S;
         float* ds = dp + r * S;
@@ -251,7 +239,7 @@ void gradient_job(const AttentionShape& shape, const Job& job, const float* q, c
           ds[t] = s[t] * (ds[t] - delta) * shape.scale;
         }
       }
-      weights_by_rows(dp, keys, P, S, range.first, range.last, dq);
+      multiply_rows({dp, S}, {keys, P}, range.first, range.last, 0, P, dq, P);
       add_outer(dp, a, P, S, range.first, range.last, dk);
       add_outer(p, da, P, S, range.first, range.last, dv);
       for (std::size_t r = 0; r < rows; ++r) {
