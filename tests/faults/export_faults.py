@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 
 from box import Box, tensor
@@ -25,6 +26,12 @@ def change_tokenizer(box: Box, change: Callable[[dict], object]) -> None:
 def exporting_over_a_file(box: Box) -> list[str]:
     (box.root / "m.gguf").write_text("precious")
     return EXPORT
+
+
+@fault(IO, r"cannot write m\.gguf: it is no ordinary file; name another")
+def exporting_over_a_pipe(box: Box) -> list[str]:
+    os.mkfifo(box.root / "m.gguf")
+    return [*EXPORT, "--force"]
 
 
 @fault(CONFIG, r"m\.Modelfile is there already: .*")

@@ -99,6 +99,11 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
 }
 
 void write_file_atomic(const fs::path& path, const std::function<void(const fs::path&)>& write) {
+  std::error_code ignored;
+  if (fs::exists(path, ignored) &&
+      !fs::is_regular_file(path, ignored)) { // a rename would put a file in its place
+    throw IoError("cannot write " + path.string() + ": it is no ordinary file; name another");
+  }
   // The extension stays last: writers such as MLX's choose the format by it.
   const fs::path temporary =
       path.parent_path() /
