@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "cli/args.h"
+#include "cli/interrupt.h"
 #include "cli/model_flags.h"
 #include "cli/verbs.h"
 #include "temper/base/error.h"
@@ -124,13 +125,19 @@ int run_adapter(const Arguments& arguments) {
   options.format = flags.to == "peft" ? AdapterFormat::peft : AdapterFormat::mlx_lm;
   options.model = find_model(base.name, base.revision, ModelFiles::description);
   options.weights = [&base] { return find_model(base.name, base.revision); };
+  options.progress = throw_if_interrupted;
   prepare_device();
-  const auto report = convert_adapter(options);
-  show(flags, report);
-  if (args.json()) {
-    print_json(report_json(flags, report));
+  catch_interrupts();
+  try {
+    const auto report = convert_adapter(options);
+    show(flags, report);
+    if (args.json()) {
+      print_json(report_json(flags, report));
+    }
+    return 0;
+  } catch (const Interrupted&) {
+    return end_interrupted(flags.out);
   }
-  return 0;
 }
 
 } // namespace temper::cli

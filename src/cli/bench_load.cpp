@@ -8,7 +8,7 @@
 #include "cli/bench.h"
 #include "temper/base/clock.h"
 #include "temper/base/units.h"
-#include "temper/net/resolve.h"
+#include "temper/infer/find_model.h"
 #include "temper/nn/device.h"
 #include "temper/text/tokenizer.h"
 
@@ -25,7 +25,7 @@ std::size_t bytes_of(const Params& params) {
 
 Json run_load_bench(const std::string& name, const std::string& dtype) {
   prepare_device();
-  const auto folder = resolve_model(name);
+  const auto folder = find_model(name);
   const Stopwatch describing;
   const auto tokenizer = Tokenizer::load(folder);
   const auto spec = load_spec(folder);
@@ -35,7 +35,7 @@ Json run_load_bench(const std::string& name, const std::string& dtype) {
   mx::eval(values(model.params));
   const double seconds = reading.seconds();
   const auto bytes = static_cast<double>(bytes_of(model.params));
-  return {{"model", folder.string()},
+  return {{"model", name},
           {"dtype", dtype_name(model.dtype)},
           {"device", device_name()},
           {"description_seconds", description_seconds},
@@ -52,7 +52,7 @@ int run_bench_load(const Arguments& arguments) {
   std::string dtype = "auto";
   Args args("bench load", "How long a model's tokenizer and weights take to read, and their memory.",
             "temper bench load --model models/llama --json");
-  args.add("model", &model, "folder of the model, or org/name on the hub")
+  args.add("model", &model, "folder of the model, a GGUF file, or org/name on the hub")
       .metavar("DIR|NAME")
       .letter('m')
       .required();

@@ -58,9 +58,9 @@ void add_flags(Args& args, ExportFlags& flags) {
       .metavar("NAME");
 }
 
-GgufExportOptions options_of(ExportFlags& flags) {
+const GgufExportOptions& options_of(ExportFlags& flags) {
   auto& options = flags.options;
-  auto base = flags.model;
+  auto& base = flags.model;
   if (base.name.empty() && !flags.adapter.empty()) {
     base = base_model_of(flags.adapter);
   }
@@ -77,8 +77,9 @@ GgufExportOptions options_of(ExportFlags& flags) {
   return options;
 }
 
-Json report_json(const GgufExportOptions& options, const GgufExportReport& report, double seconds) {
-  return {{"model", options.model.string()},
+Json report_json(const ExportFlags& flags, const GgufExportReport& report, double seconds) {
+  const auto& options = flags.options;
+  return {{"model", flags.model.name},
           {"adapter", options.adapter.empty() ? Json(nullptr) : Json(options.adapter.string())},
           {"out", options.out.string()},
           {"architecture", report.arch},
@@ -123,7 +124,7 @@ int run_export(const Arguments& arguments) {
   if (!args.parse(arguments)) {
     return 0;
   }
-  const auto options = options_of(flags);
+  const auto& options = options_of(flags);
   prepare_device();
   catch_interrupts();
   const Stopwatch watch;
@@ -131,7 +132,7 @@ int run_export(const Arguments& arguments) {
     const auto report = export_gguf(options);
     show(options, report);
     if (args.json()) {
-      print_json(report_json(options, report, watch.seconds()));
+      print_json(report_json(flags, report, watch.seconds()));
     }
     return 0;
   } catch (const Interrupted&) {

@@ -65,9 +65,12 @@ void add_flags(Args& args, FuseFlags& flags) {
   args.add("force", &options.force, "write the folder even if the fused model lost the adapter");
 }
 
-FuseOptions options_of(const Args& args, FuseFlags& flags) {
+const FuseOptions& options_of(const Args& args, FuseFlags& flags) {
   auto& options = flags.options;
-  const auto base = flags.model.name.empty() ? base_model_of(flags.adapter) : flags.model;
+  auto& base = flags.model;
+  if (base.name.empty()) {
+    base = base_model_of(flags.adapter);
+  }
   if (base.name.empty()) {
     throw ConfigError("--model is missing, and " + flags.adapter + " does not say whose adapter it is");
   }
@@ -88,8 +91,9 @@ Json difference_json(const LogitDifference& difference) {
   return {{"max", difference.largest}, {"mean", difference.mean}};
 }
 
-Json report_json(const FuseOptions& options, const FuseReport& report, double seconds) {
-  return {{"model", options.model.string()},
+Json report_json(const FuseFlags& flags, const FuseReport& report, double seconds) {
+  const auto& options = flags.options;
+  return {{"model", flags.model.name},
           {"adapter", options.adapter.string()},
           {"out", options.out.string()},
           {"dtype", report.dtype},
@@ -131,7 +135,7 @@ int run_fuse(const Arguments& arguments) {
   if (!args.parse(arguments)) {
     return 0;
   }
-  const auto options = options_of(args, flags);
+  const auto& options = options_of(args, flags);
   prepare_device();
   catch_interrupts();
   const Stopwatch watch;
@@ -139,7 +143,7 @@ int run_fuse(const Arguments& arguments) {
     const auto report = fuse_model(options);
     show(options, report);
     if (args.json()) {
-      print_json(report_json(options, report, watch.seconds()));
+      print_json(report_json(flags, report, watch.seconds()));
     }
     return 0;
   } catch (const FuseCancelled&) {

@@ -15,11 +15,12 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from hub_stub import COMMIT, TOKEN, Stub, git_sum  # noqa: E402
-from tiny_model import TEMPER, TEMPLATE, copy_fixture  # noqa: E402
+from tiny_model import ROOT, TEMPER, TEMPLATE, copy_fixture  # noqa: E402
 
 MODEL = "some-org/tiny.model"
 DATA = "some-org/rows"
 ROWS = b"".join(b'{"text": "row %d of the data set, and more words to fill it"}\n' % i for i in range(40000))  # 2.5 MB
+DEMO = ROOT / "examples" / "hawaiian" / "base"
 PARQUET = pathlib.Path(__file__).resolve().parents[1] / "golden" / "parquet"
 SUM = hashlib.sha256(ROWS).hexdigest()
 
@@ -334,6 +335,52 @@ def test_what_can_not_be_used_is_refused_before_it_is_fetched(hub):
     assert "is a model" in hub.refusal(hub.check_data("hf://o/bins"), 2)
     assert "is a data set" in hub.refusal(hub.run("models", "--model", f"hf://datasets/{DATA}"), 2)
     assert stub.count("storage") == 0
+
+
+def add_gguf(hub, repo, **files):
+    """GGUF files of the demo's model by name, each of the type that is given."""
+    stored = hub.stub.repos[f"models/{repo}"] = {"README.md": b"about"}
+    for name, kind in files.items():
+        path = hub.root / f"{name}.gguf"
+        done = hub.run("export", "--to", "gguf", "--model", DEMO, "--type", kind, "--out", path, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["model"] == str(DEMO)
+        stored[path.name] = path.read_bytes()
+    return stored
+
+
+def test_a_repository_of_gguf_files(hub):
+    def answer(model, **options):
+        done = hub.run("generate", "--model", model, "--prompt", "Aloha", "--raw", "--max-tokens", 4, "--json", **options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["token_ids"]
+
+    offline = {"HF_HUB_OFFLINE": "1"}
+    add_gguf(hub, "o/one", only="q8_0")
+    wanted = answer(hub.root / "only.gguf")
+    assert answer("o/one") == wanted and answer("o/one", env=offline) == wanted
+    assert not list(hub.folder("models", "o/one").rglob("README.md"))
+
+    files = add_gguf(hub, "o/many", **{"m-Q8_0": "q8_0", "m-F16": "f16"})
+    files["config.json"] = b"{}"  # of the model that they were made of
+    line = hub.refusal(hub.run("generate", "--model", "o/many", "--prompt", "x"), 4)
+    assert "several GGUF files: m-F16.gguf, m-Q8_0.gguf; name one as o/many:m-F16.gguf" in line
+    assert "there are m-F16.gguf" in hub.refusal(hub.run("generate", "--model", "o/many:Q2_K", "--prompt", "x"), 4)
+    assert hub.stub.count(containing="/resolve/") == 2  # both of o/one
+    for name in ("o/many:Q8_0", "o/many:m-Q8_0.gguf", "hf://o/many:q8_0@main"):
+        assert answer(name) == wanted
+    assert answer("o/many:Q8_0", env=offline) == wanted
+    assert "HF_HUB_OFFLINE is set" in hub.refusal(hub.run("bench", "load", "--model", "o/many:F16", env=offline))
+
+
+def test_reports_name_the_gguf_that_was_given(hub):
+    add_gguf(hub, "o/one", only="f32")
+    for name in (str(hub.root / "only.gguf"), "o/one"):
+        for verb in (["bench", "load"], ["convert", "--out", f"c{len(name)}"],
+                     ["export", "--to", "gguf", "--out", f"e{len(name)}.gguf"]):  # fmt: skip
+            done = hub.run(*verb, "--model", name, "--json")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["model"] == name
 
 
 def test_a_file_name_that_leaves_the_snapshot_is_refused(hub):

@@ -127,6 +127,32 @@ TEST_CASE("both formats hold the sum, and a lower rank says what it loses") {
   CHECK(max_difference(lowered, expected) > 1e-3F);
 }
 
+TEST_CASE("work that is ended between two steps leaves nothing") {
+  Bench bench;
+  bench.options.rank = 2;
+  struct Ended {};
+  const auto run = [&](int last) {
+    int calls = 0;
+    bench.options.progress = [&] {
+      if (++calls == last) {
+        throw Ended{};
+      }
+    };
+    convert_adapter(bench.options);
+    return calls;
+  };
+  const auto entries = [&] {
+    return std::distance(fs::directory_iterator(bench.folder.path()), fs::directory_iterator());
+  };
+  const auto before = entries();
+  for (int last = 1; last <= 10; ++last) {
+    CHECK_THROWS_AS(run(last), Ended);
+    CHECK(entries() == before);
+  }
+  CHECK(run(0) > 10);
+  CHECK(entries() == before + 1);
+}
+
 TEST_CASE("a rank that is enough loses nothing") {
   const Bench bench;
   auto twice = combine_adapters({{bench.parts[0].adapter, 0.5F, "a"}, {bench.parts[0].adapter, 0.5F, "b"}},

@@ -145,7 +145,7 @@ Adapter combine_adapters(const std::vector<WeightedAdapter>& parts, const Decode
   return sum;
 }
 
-double lower_ranks(Adapter& adapter, const DecoderSpec& spec, int rank) {
+double lower_ranks(Adapter& adapter, const DecoderSpec& spec, int rank, const std::function<void()>& progress) {
   double squares = 0;
   double lost = 0;
   std::map<std::string, LayerRank> layers;
@@ -154,6 +154,7 @@ double lower_ranks(Adapter& adapter, const DecoderSpec& spec, int rank) {
     if (a == adapter.params.end()) {
       continue;
     }
+    progress();
     auto& b = adapter.params.at(layer.name + ".lora_b");
     const float scale = adapter.lora.of(layer.name).scale;
     const auto found =

@@ -2,6 +2,7 @@
 // Sources: the sum of two low-rank updates is their factors side by side; ranks by nn/low_rank.h.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,9 @@ struct WeightedAdapter {
 Adapter combine_adapters(const std::vector<WeightedAdapter>& parts, const DecoderSpec& spec);
 
 // Each layer's update at rank `rank` at most. Evaluated. Returns the Euclidean norm of what is lost over that
-// of all updates, scales included.
-double lower_ranks(Adapter& adapter, const DecoderSpec& spec, int rank);
+// of all updates, scales included. `progress` is called before each layer and may throw.
+double lower_ranks(
+    Adapter& adapter, const DecoderSpec& spec, int rank, const std::function<void()>& progress = [] {});
 
 // The same adapter with one rank and one scale for all layers, as mlx-lm has it: factors widened by zeros, B
 // carrying the scale. Lazy.

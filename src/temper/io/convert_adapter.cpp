@@ -85,6 +85,7 @@ ConvertAdapterReport convert_adapter(const ConvertAdapterOptions& options) {
   parts.reserve(options.sources.size());
   for (const auto& source : options.sources) {
     parts.push_back({load_adapter(source.path, spec), static_cast<float>(source.weight), source.path.string()});
+    options.progress();
   }
   auto adapter = combine_adapters(parts, spec);
   if (options.rank && adapter.fine_tune_type == "full") {
@@ -92,14 +93,17 @@ ConvertAdapterReport convert_adapter(const ConvertAdapterOptions& options) {
   }
   std::optional<double> lost;
   if (options.rank) {
-    lost = lower_ranks(adapter, spec, *options.rank);
+    lost = lower_ranks(adapter, spec, *options.rank, options.progress);
   }
+  mx::eval(values(adapter.params));
+  options.progress();
   auto written = adapter;
   if (options.format == AdapterFormat::peft) {
     save_peft_adapter(draft.path(), adapter, spec, options.base_model);
   } else {
     written = save_mlx_lm(options, adapter, spec, draft.path());
   }
+  options.progress();
   draft.publish();
   auto report = describe(written);
   report.lost = lost;

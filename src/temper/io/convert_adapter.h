@@ -28,6 +28,8 @@ struct ConvertAdapterOptions {
   // The folder with the base's weights, asked for only where they are needed: mlx-lm reads whole tensors beside
   // factors from no file, so that those become whole weights with the factors merged in.
   std::function<std::filesystem::path()> weights;
+  // Called between steps of the work, before `out` is there; may throw, to end it. Nothing is left then.
+  std::function<void()> progress = [] {};
 };
 
 struct ConvertAdapterReport {

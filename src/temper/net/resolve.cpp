@@ -12,6 +12,7 @@
 #include "temper/base/error.h"
 #include "temper/base/glob.h"
 #include "temper/net/hub.h"
+#include "temper/net/hub_gguf.h"
 #include "temper/net/s3.h"
 
 namespace temper {
@@ -73,6 +74,45 @@ bool is_complete_model(const fs::path& folder, ModelFiles files) {
   return std::ranges::any_of(fs::directory_iterator(folder), [](const fs::directory_entry& entry) {
     return is_weights(entry.path().filename().string()) && entry.exists();
   });
+}
+
+// GGUF files of a snapshot, relative to it.
+Names local_ggufs(const fs::path& folder) {
+  Names names;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
+    if (entry.is_regular_file(error)) {
+      names.push_back(entry.path().lexically_relative(folder).string());
+    }
+  }
+  return find_gguf(names, "");
+}
+
+// A repository with safetensors is taken for those unless a GGUF file is asked for. `wanted`:
+// split_gguf_name()'s.
+fs::path fetch_model(const HubRepo& repo, const std::string& wanted, ModelFiles files) {
+  const auto is_folder = [&](const fs::path& folder) {
+    return wanted.empty() && is_complete_model(folder, files);
+  };
+  std::string gguf;
+  auto folder = Hub(hub_settings_from_environment())
+                    .snapshot(
+                        repo,
+                        [&](const Names& names) {
+                          const bool has_weights = std::ranges::any_of(names, is_weights);
+                          if (wanted.empty() && (has_weights || find_gguf(names, "").empty())) {
+                            return choose_model(repo, names, files);
+                          }
+                          gguf = choose_gguf(names, wanted, repo.id);
+                          return Names{gguf};
+                        },
+                        [&](const fs::path& snapshot) {
+                          return is_folder(snapshot) || !find_gguf(local_ggufs(snapshot), wanted).empty();
+                        });
+  if (gguf.empty() && is_folder(folder)) {
+    return folder;
+  }
+  return folder / (gguf.empty() ? choose_gguf(local_ggufs(folder), wanted, repo.id) : gguf);
 }
 
 bool is_data(const std::string& name) {
@@ -167,7 +207,8 @@ fs::path resolve_model(const std::string& name, const std::string& revision, Mod
     }
     return name;
   }
-  auto repo = parse_hub_name(name);
+  auto [plain, wanted] = split_gguf_name(name);
+  auto repo = parse_hub_name(plain);
   if (!repo) {
     return name;
   }
@@ -175,17 +216,14 @@ fs::path resolve_model(const std::string& name, const std::string& revision, Mod
     throw ConfigError(name + " is a data set; --model takes a model");
   }
   if (!repo->path.empty()) {
-    throw ConfigError(name + ": a model is a whole repository: hf://org/name");
+    throw ConfigError(name + ": a model is a whole repository, hf://org/name, or a GGUF file of one, " +
+                      "hf://org/name:FILE.gguf");
   }
   if (!revision.empty()) {
     repo->revision = revision;
   }
-  return once({"model " + repo->id, repo->revision, static_cast<int>(files)}, [&] {
-    return Hub(hub_settings_from_environment())
-        .snapshot(
-            *repo, [&](const Names& names) { return choose_model(*repo, names, files); },
-            [&](const fs::path& folder) { return is_complete_model(folder, files); });
-  });
+  return once({"model " + repo->id + ":" + wanted, repo->revision, static_cast<int>(files)},
+              [&] { return fetch_model(*repo, wanted, files); });
 }
 
 fs::path resolve_data(const fs::path& path) {

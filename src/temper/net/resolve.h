@@ -13,8 +13,10 @@ enum class ModelFiles {
 
 // `name` itself if it is a path that exists, or does not look like a hub's name. Otherwise the model's folder
 // in the hub's cache, fetched if need be: org/name, org/name@revision, hf://org/name. `revision`, if not empty,
-// is a branch, tag or commit; it goes before one in the name. A process asks once: all it reads is of one
-// commit. Throws ConfigError, ModelError (no safetensors there), IoError as Hub::snapshot.
+// is a branch, tag or commit; it goes before one in the name. A GGUF file if the repository has no safetensors
+// or the name asks for one (hub_gguf.h): its path then, whatever `files` says. A process asks once: all it
+// reads is of one commit. Throws ConfigError, ModelError (no weights there, several GGUF files), IoError as
+// Hub::snapshot.
 std::filesystem::path resolve_model(const std::string& name, const std::string& revision = "",
                                     ModelFiles files = ModelFiles::all);
 
