@@ -26,6 +26,7 @@ struct GgufArch {
   bool output_bias = false;
   bool mlp_bias = false;
   bool windows = false;
+  bool window_keys = false;  // written for Temper and those who read them: llama.cpp passes over them there
   bool rope_factors = false; // llama3's stretching, as factors in a tensor
   bool longrope = false;
   bool scales = false; // embedding, residual, attention and logit scales

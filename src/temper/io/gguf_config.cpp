@@ -234,7 +234,8 @@ void set_llama(const Settings& settings, Json& config) {
 
 void set_qwen(const Settings& settings, Json& config) {
   config["model_type"] = settings.arch() == "qwen3moe" ? "qwen3_moe" : settings.arch();
-  config.erase("sliding_window");
+  // A window without its layers is what the model was made for and does not use.
+  config["use_sliding_window"] = config.contains("layer_types");
   if (settings.arch() == "qwen3moe") {
     config["num_experts"] = settings.integer("expert_count");
     config["num_experts_per_tok"] = settings.integer("expert_used_count");
@@ -328,24 +329,20 @@ void set_plain(const Settings&, Json& config) {
 }
 constexpr char kPhi3[] = "phi3";
 constexpr char kOlmo2[] = "olmo2";
-constexpr char kSmolLm3[] = "smollm3";
+
+void set_smollm3(const Settings&, Json& config) {
+  config["model_type"] = "smollm3";
+  config["use_sliding_window"] = config.contains("sliding_window");
+}
 
 using SetFamily = void (*)(const Settings&, Json&);
 const std::map<std::string, SetFamily>& families_by_arch() {
-  static const std::map<std::string, SetFamily> kAll{{"llama", set_llama},
-                                                     {"qwen2", set_qwen},
-                                                     {"qwen3", set_qwen},
-                                                     {"qwen35", set_qwen35},
-                                                     {"qwen35moe", set_qwen35},
-                                                     {"qwen3moe", set_qwen},
-                                                     {"gemma2", set_gemma},
-                                                     {"gemma3", set_gemma},
-                                                     {"phi3", set_plain<kPhi3>},
-                                                     {"olmo2", set_plain<kOlmo2>},
-                                                     {"smollm3", set_plain<kSmolLm3>},
-                                                     {"granite", set_granite},
-                                                     {"lfm2", set_lfm2},
-                                                     {"gpt-oss", set_gpt_oss}};
+  static const std::map<std::string, SetFamily> kAll{
+      {"llama", set_llama},         {"qwen2", set_qwen},       {"qwen3", set_qwen},
+      {"qwen35", set_qwen35},       {"qwen35moe", set_qwen35}, {"qwen3moe", set_qwen},
+      {"gemma2", set_gemma},        {"gemma3", set_gemma},     {"phi3", set_plain<kPhi3>},
+      {"olmo2", set_plain<kOlmo2>}, {"smollm3", set_smollm3},  {"granite", set_granite},
+      {"lfm2", set_lfm2},           {"gpt-oss", set_gpt_oss}};
   return kAll;
 }
 

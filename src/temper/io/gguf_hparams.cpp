@@ -109,7 +109,7 @@ void add_windows(const DecoderSpec& spec, const GgufArch& arch, Keys& keys) {
     window = std::max(window, layer.window);
     pattern.push_back(layer.window > 0);
   }
-  if (arch.windows && window > 0) {
+  if ((arch.windows || arch.window_keys) && window > 0) {
     keys.add("attention.sliding_window", window);
     keys.add("attention.sliding_window_pattern", GgufValue(GgufArray(pattern)));
   }
