@@ -1,6 +1,6 @@
 // Arrays that wait in host memory, outside of MLX's allocator, between two places of a graph. On CUDA that
 // memory is pinned and a kernel moves the bytes either way, so that copies run beside other work of the stream.
-// (MLX's own way, an operation of the CPU's stream, leaves the array in managed memory: docs/decisions/0015.)
+// (MLX's own way, an operation of the CPU's stream, leaves the array in managed memory: docs/decisions/0016.)
 #pragma once
 
 #include <cstddef>
