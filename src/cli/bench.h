@@ -12,6 +12,7 @@ namespace temper::cli {
 // "auto": bfloat16 on a GPU. Throws ConfigError if there is no such file, ModelError if it is no family's.
 Model random_model(const std::string& shape, const std::string& dtype);
 
+int run_bench_step(const Arguments& arguments);
 int run_bench_data(const Arguments& arguments);
 int run_bench_decode(const Arguments& arguments);
 int run_bench_load(const Arguments& arguments);

@@ -22,7 +22,7 @@ host::ExpertShape kernel_shape(const mx::array& x, const mx::array& weight) {
 
 mx::array host_product(const mx::array& x, const mx::array& weight, const mx::array& experts, bool transposed) {
   const int features = weight.shape(transposed ? 1 : 2);
-  return host_op({x, weight, experts}, {{x.shape(0), features}},
+  return host_op("expert_matmul", {x, weight, experts}, {{x.shape(0), features}},
                  [transposed](const Views& v, const Targets& out) {
                    host::expert_product(kernel_shape(*v[0], *v[1]), transposed, v[0]->data<float>(),
                                         v[1]->data<float>(), v[2]->data<std::uint32_t>(), out[0]);
@@ -32,14 +32,16 @@ mx::array host_product(const mx::array& x, const mx::array& weight, const mx::ar
 // sum over each expert's rows of left_p right_p^T: [E, L, R] for left [P, L], right [P, R].
 mx::array host_outer(const mx::array& left, const mx::array& right, const mx::array& experts,
                      const mx::Shape& shape) {
-  return host_op({left, right, experts}, {shape}, [shape](const Views& v, const Targets& out) {
-    host::ExpertShape kernel;
-    kernel.rows = static_cast<std::size_t>(v[0]->shape(0));
-    kernel.experts = static_cast<std::size_t>(shape[0]);
-    kernel.matrix_rows = static_cast<std::size_t>(shape[1]);
-    kernel.matrix_columns = static_cast<std::size_t>(shape[2]);
-    host::expert_outer(kernel, v[0]->data<float>(), v[1]->data<float>(), v[2]->data<std::uint32_t>(), out[0]);
-  })[0];
+  return host_op("expert_matmul_gradient", {left, right, experts}, {shape},
+                 [shape](const Views& v, const Targets& out) {
+                   host::ExpertShape kernel;
+                   kernel.rows = static_cast<std::size_t>(v[0]->shape(0));
+                   kernel.experts = static_cast<std::size_t>(shape[0]);
+                   kernel.matrix_rows = static_cast<std::size_t>(shape[1]);
+                   kernel.matrix_columns = static_cast<std::size_t>(shape[2]);
+                   host::expert_outer(kernel, v[0]->data<float>(), v[1]->data<float>(),
+                                      v[2]->data<std::uint32_t>(), out[0]);
+                 })[0];
 }
 
 mx::array host_expert_matmul(const RowExperts& rows, const mx::array& x, const mx::array& weight,

@@ -16,13 +16,13 @@ const float* floats(const mx::array* array) {
 }
 
 Arrays swiglu_forward(const Arrays& in) {
-  return host_op({in[0], in[1]}, {in[0].shape()}, [](const Views& x, const Targets& y) {
+  return host_op("swiglu", {in[0], in[1]}, {in[0].shape()}, [](const Views& x, const Targets& y) {
     host::swiglu(floats(x[0]), floats(x[1]), y[0], x[0]->size());
   });
 }
 
 Arrays swiglu_backward(const Arrays& in, const Arrays& cotangents, const Arrays&) {
-  return host_op({in[0], in[1], cotangents[0]}, {in[0].shape(), in[1].shape()},
+  return host_op("swiglu_gradient", {in[0], in[1], cotangents[0]}, {in[0].shape(), in[1].shape()},
                  [](const Views& x, const Targets& y) {
                    host::swiglu_gradient(floats(x[0]), floats(x[1]), floats(x[2]), y[0], y[1], x[0]->size());
                  });
@@ -30,7 +30,7 @@ Arrays swiglu_backward(const Arrays& in, const Arrays& cotangents, const Arrays&
 
 // x [B, T, heads D] turned by the tokens' angles; `direction` -1 turns back, which is the gradient.
 Arrays rotated(const Arrays& in, int heads, float direction) {
-  return host_op({in[0], in[1], in[2]}, {in[0].shape()},
+  return host_op("rope", {in[0], in[1], in[2]}, {in[0].shape()},
                  [heads, direction](const Views& v, const Targets& out) {
                    const auto half = static_cast<std::size_t>(v[1]->shape(-1));
                    const auto count = static_cast<std::size_t>(heads);
@@ -87,17 +87,18 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps) {
     return mx::fast::rms_norm(x, weight, eps);
   }
   const auto forward = [eps](const Arrays& in) {
-    return host_op({in[0], in[1]}, {in[0].shape()}, [eps](const Views& v, const Targets& out) {
+    return host_op("rms_norm", {in[0], in[1]}, {in[0].shape()}, [eps](const Views& v, const Targets& out) {
       host::rms_norm(floats(v[0]), floats(v[1]), eps, out[0], row_count(*v[0]), v[1]->size());
     });
   };
   const auto backward = [eps](const Arrays& in, const Arrays& cotangents, const Arrays&) {
     const auto rows = static_cast<int>(row_count(in[0]));
-    auto gradients = host_op({in[0], in[1], cotangents[0]}, {in[0].shape(), {rows, in[1].shape(0)}},
-                             [eps](const Views& v, const Targets& out) {
-                               host::rms_norm_gradient(floats(v[0]), floats(v[1]), eps, floats(v[2]), out[0],
-                                                       out[1], row_count(*v[0]), v[1]->size());
-                             });
+    auto gradients =
+        host_op("rms_norm_gradient", {in[0], in[1], cotangents[0]}, {in[0].shape(), {rows, in[1].shape(0)}},
+                [eps](const Views& v, const Targets& out) {
+                  host::rms_norm_gradient(floats(v[0]), floats(v[1]), eps, floats(v[2]), out[0], out[1],
+                                          row_count(*v[0]), v[1]->size());
+                });
     return Arrays{gradients[0], mx::sum(gradients[1], 0)};
   };
   return mx::custom_vjp(forward, backward)({x, weight})[0];
@@ -107,14 +108,15 @@ mx::array host_attention(const HostAttention& spec, const mx::array& q, const mx
                          const mx::array& v) {
   const auto forward = [spec](const Arrays& in) {
     const int tokens = in[0].shape(0) * in[0].shape(1);
-    return host_op(in, {in[0].shape(), {tokens, spec.heads}}, [spec](const Views& x, const Targets& out) {
-      host::attention(kernel_shape(spec, x), floats(x[0]), floats(x[1]), floats(x[2]), integers(x[3]), out[0],
-                      out[1]);
-    });
+    return host_op("attention", in, {in[0].shape(), {tokens, spec.heads}},
+                   [spec](const Views& x, const Targets& out) {
+                     host::attention(kernel_shape(spec, x), floats(x[0]), floats(x[1]), floats(x[2]),
+                                     integers(x[3]), out[0], out[1]);
+                   });
   };
   const auto backward = [spec](const Arrays& in, const Arrays& cotangents, const Arrays& out) {
     auto gradients = host_op(
-        {in[0], in[1], in[2], in[3], out[0], out[1], cotangents[0]},
+        "attention_gradient", {in[0], in[1], in[2], in[3], out[0], out[1], cotangents[0]},
         {in[0].shape(), in[1].shape(), in[2].shape()}, [spec](const Views& x, const Targets& y) {
           host::attention_gradient(kernel_shape(spec, x), floats(x[0]), floats(x[1]), floats(x[2]),
                                    integers(x[3]), floats(x[4]), floats(x[5]), floats(x[6]), y[0], y[1], y[2]);

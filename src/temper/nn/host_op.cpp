@@ -14,7 +14,8 @@ std::atomic<bool> enabled{true};
 
 class HostOp final : public mx::Primitive {
  public:
-  HostOp(mx::Stream stream, HostKernel kernel) : mx::Primitive(stream), kernel_(std::move(kernel)) {
+  HostOp(mx::Stream stream, const char* name, HostKernel kernel)
+      : mx::Primitive(stream), name_(name), kernel_(std::move(kernel)) {
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -44,16 +45,17 @@ class HostOp final : public mx::Primitive {
   }
 
   const char* name() const override {
-    return "TemperHostOp";
+    return name_;
   }
 
  private:
+  const char* name_;
   HostKernel kernel_;
 };
 
 } // namespace
 
-std::vector<mx::array> host_op(const std::vector<mx::array>& inputs,
+std::vector<mx::array> host_op(const char* name, const std::vector<mx::array>& inputs,
                                const std::vector<mx::Shape>& output_shapes, HostKernel kernel) {
   const auto stream = mx::default_stream(mx::Device::cpu);
   std::vector<mx::array> contiguous;
@@ -62,8 +64,8 @@ std::vector<mx::array> host_op(const std::vector<mx::array>& inputs,
     contiguous.push_back(mx::contiguous(input, false, stream));
   }
   const std::vector<mx::Dtype> dtypes(output_shapes.size(), mx::float32);
-  return mx::array::make_arrays(output_shapes, dtypes, std::make_shared<HostOp>(stream, std::move(kernel)),
-                                contiguous);
+  return mx::array::make_arrays(output_shapes, dtypes,
+                                std::make_shared<HostOp>(stream, name, std::move(kernel)), contiguous);
 }
 
 bool use_host_kernels(const mx::array& x) {

@@ -15,7 +15,8 @@ using HostKernel =
 
 // Runs `kernel` on the CPU stream when the result is needed. Outputs are fp32 of the given shapes. Lazy; has
 // no gradient of its own: wrap it in custom_vjp().
-std::vector<mx::array> host_op(const std::vector<mx::array>& inputs,
+// `name` is what a profile shows, a literal.
+std::vector<mx::array> host_op(const char* name, const std::vector<mx::array>& inputs,
                                const std::vector<mx::Shape>& output_shapes, HostKernel kernel);
 
 // Whether host kernels serve `x`: fp32 on a CPU, and not switched off.

@@ -110,7 +110,7 @@ mx::array get_by_kernel(void* memory, const mx::array& is_there, const mx::Shape
 }
 
 mx::array put_by_host(void* memory, const mx::array& x) {
-  return host_op({mx::view(x, mx::float32)}, {{1}},
+  return host_op("put_on_host", {mx::view(x, mx::float32)}, {{1}},
                  [memory, bytes = x.nbytes()](const auto& inputs, const auto& outputs) {
                    std::memcpy(memory, inputs[0]->template data<float>(), bytes);
                    outputs[0][0] = 1.0F;
@@ -120,9 +120,9 @@ mx::array put_by_host(void* memory, const mx::array& x) {
 mx::array get_by_host(void* memory, const mx::array& is_there, mx::Shape shape, mx::Dtype dtype,
                       std::size_t bytes) {
   shape.back() = static_cast<int>(static_cast<std::size_t>(shape.back()) * mx::size_of(dtype) / sizeof(float));
-  const auto words = host_op({is_there}, {shape}, [memory, bytes](const auto&, const auto& outputs) {
-    std::memcpy(outputs[0], memory, bytes);
-  })[0];
+  const auto words =
+      host_op("get_from_host", {is_there}, {shape},
+              [memory, bytes](const auto&, const auto& outputs) { std::memcpy(outputs[0], memory, bytes); })[0];
   return mx::view(words, dtype);
 }
 

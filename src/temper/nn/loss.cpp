@@ -101,7 +101,7 @@ std::vector<mx::array> host_cross_entropy(const mx::array& logits, const Chunk& 
   if (gradient) {
     shapes.push_back(logits.shape());
   }
-  return host_op({logits, chunk.targets, chunk.weights}, shapes,
+  return host_op("cross_entropy", {logits, chunk.targets, chunk.weights}, shapes,
                  [](const std::vector<const mx::array*>& x, const std::vector<float*>& out) {
                    host::cross_entropy(x[0]->data<float>(), x[1]->data<std::int32_t>(), x[2]->data<float>(),
                                        out[0], out.size() > 1 ? out[1] : nullptr,
