@@ -1,9 +1,11 @@
 // What llama.cpp says of GGUF files. Usage: oracle REQUESTS.json > ANSWERS.json, an array each:
-// {"model": FILE, "lora": FILE?, "prompts": [[id ...]], "tokens": N, "texts": [...]}
+// {"model": FILE, "widened": FILE?, "lora": FILE?, "prompts": [[id ...]], "tokens": N, "texts": [...]}
 // -> {"continuations": [[id ...]], "logits": [[[...] by token] by prompt], "ids": [[id ...]] by text with the
 // tokenizer's
 //     own BOS and EOS, "plain_ids" without them, "literal_ids" also without special tokens in text}
-// or {"error": what}. Everything is computed in float32 where llama.cpp can: caches too, no flash attention.
+// or {"error": what}. With "widened" llama.cpp first writes the model there with F32 weights, and runs that: it
+// rounds what it multiplies with F16 weights to F16 too. Everything is computed in float32 where llama.cpp can:
+// caches too, no flash attention.
 #include <algorithm>
 #include <fstream>
 #include <iostream>
@@ -124,6 +126,21 @@ void run_prompts(llama_model* model, const Json& request, Json& answer) {
   }
 }
 
+std::string file_to_run(const Json& request) {
+  auto file = request.at("model").get<std::string>();
+  if (!request.contains("widened")) {
+    return file;
+  }
+  const auto widened = request["widened"].get<std::string>();
+  auto params = llama_model_quantize_default_params();
+  params.ftype = LLAMA_FTYPE_ALL_F32;
+  params.nthread = 1;
+  if (llama_model_quantize(file.c_str(), widened.c_str(), &params) != 0) {
+    throw std::runtime_error("llama_model_quantize: " + last_error);
+  }
+  return widened;
+}
+
 Json answer_one(const Json& request) {
   last_error.clear();
   Json answer = Json::object();
@@ -131,8 +148,8 @@ Json answer_one(const Json& request) {
     auto params = llama_model_default_params();
     params.vocab_only = !request.contains("prompts");
     params.use_extra_bufts = false; // weights as they are stored
-    const auto model = owned(llama_model_load_from_file(request.at("model").get<std::string>().c_str(), params),
-                             llama_model_free, "model");
+    const auto model =
+        owned(llama_model_load_from_file(file_to_run(request).c_str(), params), llama_model_free, "model");
     if (request.contains("prompts")) {
       run_prompts(model.get(), request, answer);
     }
