@@ -151,6 +151,45 @@ TEST_CASE("products over all rows on a GPU, of narrow columns with wide ones") {
   }
 }
 
+TEST_CASE("matrices transposed and stacked, and hundreds of vectors joined on a GPU") {
+  if (no_gpu()) {
+    return;
+  }
+  const auto a = half_of({72, 8}, "a");
+  const auto b = half_of({72, 5}, "b");
+  const auto stacked = mx::transpose(mx::concatenate({a, b}, 1));
+  CHECK(mx::array_equal(gpu::stack_transposed({a, b}), stacked).item<bool>());
+  std::vector<mx::array> parts;
+  for (int i = 0; i < 900; ++i) {
+    parts.push_back(half_of({i % 3 == 0 ? 9001 : 8 * (i % 7 + 1)}, "part " + std::to_string(i)));
+  }
+  CHECK(mx::array_equal(gpu::join(parts), mx::concatenate(parts, 0)).item<bool>());
+}
+
+TEST_CASE("a norm and what goes on beside it on a GPU, and their one gradient") {
+  if (no_gpu()) {
+    return;
+  }
+  for (const int features : {512, 1032, 8192}) {
+    const auto x = half_of({2, 3, features}, "x");
+    const auto weight = half_of({features}, "weight");
+    REQUIRE(gpu::norm_serves(x));
+    const auto run = [&](const std::vector<mx::array>& in) {
+      const auto [beside, y] = gpu::norm_beside(in[0], weight, 1e-5F);
+      return std::vector<mx::array>{beside, y};
+    };
+    const auto plain = [&](const std::vector<mx::array>& in) {
+      const auto root = mx::rsqrt(mx::mean(mx::square(in[0]), -1, true) + 1e-5F);
+      return std::vector<mx::array>{in[0], in[0] * root * wide(weight)};
+    };
+    const std::vector<mx::array> d{half_of(x.shape(), "passed"), half_of(x.shape(), "d")};
+    const auto [y, found] = mx::vjp(run, {x}, d);
+    const auto [expected_y, expected] = mx::vjp(plain, {wide(x)}, {wide(d[0]), wide(d[1])});
+    CHECK(relative_difference(wide(y[1]), expected_y[1]) < kBf16);
+    CHECK(relative_difference(wide(found[0]), expected[0]) < kBf16);
+  }
+}
+
 TEST_CASE("rope on a GPU turns as the table says and back") {
   if (no_gpu()) {
     return;

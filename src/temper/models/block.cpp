@@ -10,6 +10,7 @@
 #include "temper/models/tensors.h"
 #include "temper/nn/fused.h"
 #include "temper/nn/gated_delta.h"
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/host_op.h"
 #include "temper/nn/random.h"
 #include "temper/nn/short_conv.h"
@@ -22,11 +23,41 @@ using BlockPart = std::function<Arrays(ForwardContext& context, const mx::array&
 
 constexpr std::uint32_t kSitesPerBlock = 16; // more than a block has layers that draw a key
 
+mx::array norm_weight(const DecoderSpec& spec, const ForwardContext& context, const std::string& name,
+                      mx::Dtype dtype) {
+  const auto& weight = context.params.at(name + ".weight");
+  return mx::astype(spec.norm_plus_one ? mx::astype(weight, mx::float32) + mx::array(1.0F) : weight, dtype);
+}
+
 // The norm "<prefix><name>.weight" of x; x itself where there is no such norm.
 mx::array normed(const DecoderSpec& spec, const ForwardContext& context, const std::string& prefix,
                  const std::string& name, const mx::array& x) {
   return name.empty() ? x : norm(spec, context, prefix + name, x);
 }
+
+// What a half of a block is over: the residual stream, and its norm.
+struct Entry {
+  mx::array x;
+  mx::array normed;
+};
+
+// normed(), and x as it goes on beside it: where the GPU's kernel serves, the gradients of both are one.
+Entry enter(const DecoderSpec& spec, const ForwardContext& context, const std::string& prefix,
+            const std::string& name, const mx::array& x) {
+  if (name.empty() || !context.trained || context.trained->contains(prefix + name + ".weight") ||
+      !gpu::norm_serves(x)) {
+    return {x, normed(spec, context, prefix, name, x)};
+  }
+  const auto [beside, y] =
+      gpu::norm_beside(x, norm_weight(spec, context, prefix + name, x.dtype()), spec.norm_eps);
+  return {beside, y};
+}
+
+// What a half of a block adds, and what it is added to.
+struct HalfBlock {
+  mx::array y;
+  mx::array x;
+};
 
 // The block's parameters: trained ones of these layers, and all others.
 std::pair<Params, Params> own_parameters(const ForwardContext& context, const std::string& prefix,
@@ -88,7 +119,8 @@ struct Queries {
   mx::array k_BTC;
   mx::array v_BTC;
   std::optional<mx::array> gate_BTC;
-  bool rotated = false; // by their tokens' angles, queries and keys
+  bool rotated = false;              // by their tokens' angles, queries and keys
+  mx::array x_BTE = mx::array(0.0F); // the residual stream that they come from
 };
 
 std::vector<std::string> query_layers(const DecoderSpec& spec, const std::string& name) {
@@ -167,14 +199,15 @@ Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const Pas
   const auto prefix = block_prefix(spec, layer);
   const auto name = prefix + spec.names.attention + ".";
   const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const mx::array& in) {
-    auto queries = project(spec, inner, name, normed(spec, inner, prefix, spec.names.mixer_norm, in));
+    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in);
+    auto queries = project(spec, inner, name, entry.normed);
     normalize(spec, inner, name, queries);
     const auto* table = rope_of(spec, input, layer);
     if (rotates_rows(spec, inner, table, queries.q_BTC)) {
       queries.q_BTC = rope_rows(*table, queries.q_BTC, spec.num_heads);
       queries.k_BTC = rope_rows(*table, queries.k_BTC, spec.num_kv_heads);
     }
-    Arrays arrays{queries.q_BTC, queries.k_BTC, queries.v_BTC};
+    Arrays arrays{entry.x, queries.q_BTC, queries.k_BTC, queries.v_BTC};
     if (queries.gate_BTC) {
       arrays.push_back(*queries.gate_BTC);
     }
@@ -183,11 +216,15 @@ Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const Pas
   const auto out = part_of_block(
       context, prefix, query_layers(spec, name),
       {prefix + spec.names.mixer_norm, name + spec.names.q_norm, name + spec.names.k_norm}, x, run);
-  return {out[0], out[1], out[2], out.size() > 3 ? std::optional(out[3]) : std::nullopt,
-          rotates_rows(spec, context, rope_of(spec, input, layer), out[0])};
+  return {out[1],
+          out[2],
+          out[3],
+          out.size() > 4 ? std::optional(out[4]) : std::nullopt,
+          rotates_rows(spec, context, rope_of(spec, input, layer), out[1]),
+          out[0]};
 }
 
-mx::array attention_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+HalfBlock attention_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                           const mx::array& x) {
   const auto name = block_prefix(spec, layer) + spec.names.attention + ".";
   const auto queries = make_queries(spec, context, input, layer, x);
@@ -203,7 +240,7 @@ mx::array attention_mixer(const DecoderSpec& spec, ForwardContext& context, cons
   if (queries.gate_BTC) {
     merged = merged * mx::sigmoid(*queries.gate_BTC);
   }
-  return linears(context, {name + spec.names.output}, merged)[0];
+  return {linears(context, {name + spec.names.output}, merged)[0], queries.x_BTE};
 }
 
 // The state in place `slot` that a recurrent layer carries; none at a text's start.
@@ -264,14 +301,14 @@ mx::array delta_mixer(const DecoderSpec& spec, ForwardContext& context, const Pa
 }
 
 // The mixer over its norm of the block's input.
-mx::array mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+HalfBlock mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                 const mx::array& x) {
   const auto in = [&] { return normed(spec, context, block_prefix(spec, layer), spec.names.mixer_norm, x); };
   switch (spec.layers.at(static_cast<std::size_t>(layer)).mixer) {
     case Mixer::short_conv:
-      return conv_mixer(spec, context, input, layer, in());
+      return {conv_mixer(spec, context, input, layer, in()), x};
     case Mixer::gated_delta:
-      return delta_mixer(spec, context, input, layer, in());
+      return {delta_mixer(spec, context, input, layer, in()), x};
     case Mixer::attention:
       break;
   }
@@ -300,15 +337,17 @@ mx::array feed_forward(const DecoderSpec& spec, ForwardContext& context, const s
 }
 
 // A feed-forward layer without experts over its norm of `h`.
-mx::array dense_ffn(const DecoderSpec& spec, ForwardContext& context, int layer, const mx::array& h) {
+HalfBlock dense_ffn(const DecoderSpec& spec, ForwardContext& context, int layer, const mx::array& h) {
   const auto prefix = block_prefix(spec, layer);
   const auto name = prefix + spec.names.mlp + ".";
   const auto run = [&spec, prefix, name](ForwardContext& inner, const mx::array& in) {
-    return Arrays{feed_forward(spec, inner, name, normed(spec, inner, prefix, spec.names.mlp_norm, in))};
+    const auto entry = enter(spec, inner, prefix, spec.names.mlp_norm, in);
+    return Arrays{feed_forward(spec, inner, name, entry.normed), entry.x};
   };
   auto layers = gate_layers(spec, name);
   layers.push_back(name + spec.names.down);
-  return part_of_block(context, prefix, layers, {prefix + spec.names.mlp_norm}, h, run)[0];
+  const auto out = part_of_block(context, prefix, layers, {prefix + spec.names.mlp_norm}, h, run);
+  return {out[0], out[1]};
 }
 
 mx::array expert_layer(ForwardContext& context, const std::string& name, const ExpertOrder& order,
@@ -354,9 +393,7 @@ BlockOutput expert_mixture(const DecoderSpec& spec, ForwardContext& context, con
 
 mx::array norm(const DecoderSpec& spec, const ForwardContext& context, const std::string& name,
                const mx::array& x) {
-  const auto& weight = context.params.at(name + ".weight");
-  const auto scale = spec.norm_plus_one ? mx::astype(weight, mx::float32) + mx::array(1.0F) : weight;
-  return rms_norm(x, mx::astype(scale, x.dtype()), spec.norm_eps);
+  return rms_norm(x, norm_weight(spec, context, name, x.dtype()), spec.norm_eps);
 }
 
 BlockOutput block(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
@@ -369,15 +406,18 @@ BlockOutput block(const DecoderSpec& spec, ForwardContext& context, const PassIn
   context.dropout_site = static_cast<std::uint32_t>(layer) * kSitesPerBlock;
 
   const auto mixed = mixer(spec, context, input, layer, x);
-  const auto h = added(x, normed(spec, context, prefix, names.mixer_post_norm, mixed));
+  const auto h = added(mixed.x, normed(spec, context, prefix, names.mixer_post_norm, mixed.y));
 
-  const auto experts = [&] {
-    return expert_mixture(spec, context, input, layer, normed(spec, context, prefix, names.mlp_norm, h));
+  const auto leave = [&](const mx::array& stream, const mx::array& y) {
+    return added(stream, normed(spec, context, prefix, names.mlp_post_norm, y));
   };
-  const auto ffn = spec.layers.at(static_cast<std::size_t>(layer)).moe
-                       ? experts()
-                       : BlockOutput{dense_ffn(spec, context, layer, h), {}};
-  return {added(h, normed(spec, context, prefix, names.mlp_post_norm, ffn.x_BTE)), ffn.load_balance};
+  if (spec.layers.at(static_cast<std::size_t>(layer)).moe) {
+    const auto entry = enter(spec, context, prefix, names.mlp_norm, h);
+    const auto experts = expert_mixture(spec, context, input, layer, entry.normed);
+    return {leave(entry.x, experts.x_BTE), experts.load_balance};
+  }
+  const auto ffn = dense_ffn(spec, context, layer, h);
+  return {leave(ffn.x, ffn.y), {}};
 }
 
 } // namespace temper

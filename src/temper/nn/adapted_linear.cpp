@@ -57,6 +57,15 @@ mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
   return array;
 }
 
+// Matrices [I, R], transposed, one above the other.
+mx::array stack_transposed(const Arrays& matrices) {
+  if (gpu::serves(mx::transpose(matrices[0]))) {
+    return gpu::stack_transposed(matrices);
+  }
+  return matrices.size() == 1 ? mx::contiguous(mx::transpose(matrices[0]))
+                              : mx::contiguous(mx::transpose(mx::concatenate(matrices, 1)));
+}
+
 // The factors of the layers that have them, in x's dtype.
 struct Factors {
   mx::array a_SI = mx::array(0.0F); // one above the other
@@ -71,7 +80,7 @@ struct Factors {
     std::size_t next = 1;
     for (const auto& layer : layers) {
       if (layer.lora) {
-        a.push_back(mx::transpose(mx::astype(inputs[next], inputs[0].dtype())));
+        a.push_back(mx::astype(inputs[next], inputs[0].dtype()));
         b_RO.push_back(mx::astype(inputs[next + 1], inputs[0].dtype()));
         ranks.push_back(b_RO.back().shape(0));
         first.push_back(all_ranks);
@@ -81,7 +90,7 @@ struct Factors {
       }
     }
     if (!a.empty()) {
-      a_SI = kept_or(kept, [&] { return a.size() == 1 ? mx::contiguous(a[0]) : mx::concatenate(a, 0); });
+      a_SI = kept_or(kept, [&] { return stack_transposed(a); });
     }
   }
 

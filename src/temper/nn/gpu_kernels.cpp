@@ -120,6 +120,17 @@ std::string put_text(const ColumnProduct& product, std::size_t first_output) {
   return text + " }";
 }
 
+// The statement of [begin, end) that a block is of, found by halves.
+std::string chosen(const std::vector<std::string>& statements, const std::vector<std::size_t>& ends,
+                   std::size_t begin, std::size_t end) {
+  if (end - begin == 1) {
+    return statements[begin] + "\n";
+  }
+  const auto middle = (begin + end) / 2;
+  return "if (block < " + std::to_string(ends[middle - 1]) + ") {\n" + chosen(statements, ends, begin, middle) +
+         "} else {\n" + chosen(statements, ends, middle, end) + "}\n";
+}
+
 } // namespace
 
 bool serves(const mx::array& x, std::initializer_list<int> multiples_of_8) {
@@ -197,6 +208,112 @@ std::vector<mx::array> adapted_swiglu_gradient(const mx::array& gate, const mx::
        {"D_EVEN", is_even(d_update)}},
       {gate, up, gate_update.narrow, gate_update.factor, up_update.factor, d, d_update.narrow, d_update.factor},
       {gate.shape(), gate.shape(), gate.shape()}, {gate.dtype(), gate.dtype(), gate.dtype()}, over_tiles(gate));
+}
+
+mx::array stack_transposed(const std::vector<mx::array>& matrices) {
+  const int columns = matrices[0].shape(0);
+  std::string parameters;
+  std::string body = "const int k = blockIdx.x * blockDim.x + threadIdx.x;\nif (k >= columns) return;\n";
+  int first = 0;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto n = std::to_string(i);
+    const auto rank = std::to_string(matrices[i].shape(1));
+    parameters += "const T* a" + n + ", ";
+    body += "for (int r = 0; r < " + rank + "; ++r) out[size_t(" + std::to_string(first) +
+            " + r) * columns + k] = a" + n + "[size_t(k) * " + rank + " + r];\n";
+    first += matrices[i].shape(1);
+  }
+  const Source source{"temper_stack_transposed", "", parameters + "T* out, int columns", body};
+  const auto dtype = matrices[0].dtype();
+  constexpr int kFewThreads = 64; // for blocks on many processors
+  return run_kernel(source, dtype, {}, matrices, {{first, columns}}, {dtype},
+                    {ceil_div(static_cast<std::size_t>(columns), kFewThreads), kFewThreads, {columns}})[0];
+}
+
+mx::array join(const std::vector<mx::array>& vectors) {
+  constexpr std::size_t kMost = 400; // pointers: a kernel's parameters are 4 KiB
+  constexpr std::size_t kBlock = 8192;
+  if (vectors.size() > kMost) {
+    Arrays parts;
+    for (std::size_t i = 0; i < vectors.size(); i += kMost) {
+      parts.push_back(
+          join(Arrays(vectors.begin() + static_cast<std::ptrdiff_t>(i),
+                      vectors.begin() + static_cast<std::ptrdiff_t>(std::min(vectors.size(), i + kMost)))));
+    }
+    return join(parts);
+  }
+  std::string parameters;
+  std::vector<std::string> parts;
+  std::vector<std::size_t> ends; // in blocks
+  int first = 0;
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    const auto n = std::to_string(i);
+    const auto begin = ends.empty() ? 0 : ends.back();
+    const int count = vectors[i].shape(0);
+    parameters += "const T* p" + n + ", ";
+    parts.push_back("{ from = p" + n + "; at = " + std::to_string(first) +
+                    "; count = " + std::to_string(count) + "; begin = " + std::to_string(begin) + "; }");
+    ends.push_back(begin + ceil_div(static_cast<std::size_t>(count), kBlock));
+    first += count;
+  }
+  const auto body = "const int block = blockIdx.x;\nconst T* from;\nint at, count, begin;\n" +
+                    chosen(parts, ends, 0, parts.size()) + "copy_part(from, out + at, count, block - begin);";
+  const Source source{"temper_join", std::string(kHeader) + kJoinHeader, parameters + "T* out", body};
+  const auto dtype = vectors[0].dtype();
+  return run_kernel(source, dtype, {}, vectors, {{first}}, {dtype}, {ends.back(), kThreads, {}})[0];
+}
+
+namespace {
+
+constexpr int kMostNormVectors = 4; // a thread's
+constexpr int kFewestNormFeatures = 128;
+
+struct NormLaunch {
+  Constants constants;
+  Launch launch;
+
+  NormLaunch(const mx::array& rows, float eps) {
+    const int units = rows.shape(1) / kVector;
+    const int threads = std::min(kThreads, (units + 31) / 32 * 32);
+    constants = {{"UNITS", units}, {"VECTORS", (units + threads - 1) / threads}};
+    launch = {static_cast<std::size_t>(rows.shape(0)), threads, {eps}};
+  }
+};
+
+Arrays norm_gradient(const mx::array& x, const mx::array& weight, float eps, const Arrays& cotangents) {
+  static const Source kSource{"temper_norm_gradient", std::string(kHeader) + kNormHeader,
+                              "const T* x, const T* weight, const T* passed, const T* d, T* out, float eps",
+                              kNormGradient};
+  const auto rows = rows_of(x);
+  const NormLaunch how(rows, eps);
+  const auto out = run_kernel(kSource, x.dtype(), how.constants,
+                              {rows, weight, rows_of(cotangents[0]), rows_of(cotangents[1])}, {rows.shape()},
+                              {x.dtype()}, how.launch);
+  return {mx::reshape(out[0], x.shape())};
+}
+
+} // namespace
+
+bool norm_serves(const mx::array& x) {
+  return x.shape(-1) >= kFewestNormFeatures && x.shape(-1) <= kMostNormVectors * kThreads * kVector &&
+         serves(x);
+}
+
+std::pair<mx::array, mx::array> norm_beside(const mx::array& x, const mx::array& weight, float eps) {
+  const auto forward = [=](const Arrays& in) {
+    static const Source kSource{"temper_norm", std::string(kHeader) + kNormHeader,
+                                "const T* x, const T* weight, T* out, float eps", kNorm};
+    const auto rows = rows_of(in[0]);
+    const NormLaunch how(rows, eps);
+    const auto out =
+        run_kernel(kSource, x.dtype(), how.constants, {rows, weight}, {rows.shape()}, {x.dtype()}, how.launch);
+    return Arrays{in[0], mx::reshape(out[0], in[0].shape())};
+  };
+  const auto backward = [=](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    return norm_gradient(in[0], weight, eps, cotangents);
+  };
+  const auto both = mx::custom_vjp(forward, backward)({x});
+  return {both[0], both[1]};
 }
 
 mx::array row_products(const std::vector<RowProduct>& products, float scale) {

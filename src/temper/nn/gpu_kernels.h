@@ -45,6 +45,19 @@ std::vector<mx::array> adapted_swiglu_gradient(const mx::array& gate, const mx::
                                                const LowRank& gate_update, const LowRank& up_update,
                                                const mx::array& d, const LowRank& d_update);
 
+// The matrices [C, R_i], transposed, one above the other: [the sum of R_i, C]. No gradient of its own.
+mx::array stack_transposed(const std::vector<mx::array>& matrices);
+
+// The vectors end to end, all of one half precision, in one launch for hundreds. No gradient of its own.
+mx::array join(const std::vector<mx::array>& vectors);
+
+// Whether norm_beside() serves rows of x.
+bool norm_serves(const mx::array& x);
+
+// x itself, and x / sqrt(mean(x^2) + eps) * weight over the last axis, for a weight that is not trained. Their
+// gradients in x are summed where the norm's is made. Differentiable in x.
+std::pair<mx::array, mx::array> norm_beside(const mx::array& x, const mx::array& weight, float eps);
+
 struct RowProduct {
   mx::array wide_NC;
   mx::array factor_RC;

@@ -50,6 +50,98 @@ inline constexpr const char* kSwigluGradient = R"(
   store_eight(d_up, i, du);
 )";
 
+// A block copies 8,192 of a part's elements.
+inline constexpr const char* kJoinHeader = R"(
+__device__ inline void copy_part(const T* from, T* to, int count, int block) {
+  const int begin = block * 8192;
+  const int end = begin + 8192 < count ? begin + 8192 : count;
+  if (count % 8 == 0 && reinterpret_cast<size_t>(from) % 16 == 0 && reinterpret_cast<size_t>(to) % 16 == 0) {
+    for (int i = begin / 8 + threadIdx.x; i < end / 8; i += blockDim.x) store_eight(to, i, load_eight(from, i));
+  } else {
+    for (int i = begin + threadIdx.x; i < end; i += blockDim.x) to[i] = from[i];
+  }
+}
+)";
+
+// Root mean square norm: a block a row, whose numbers a thread holds in registers, VECTORS eights of them.
+inline constexpr const char* kNormHeader = R"(
+__device__ inline float sum_of_block(float value) {
+  __shared__ float sums[32];
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffff, value, step);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = threadIdx.x % 32 < blockDim.x / 32 ? sums[threadIdx.x % 32] : 0.0f;
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffff, value, step);
+  return value;
+}
+)";
+
+inline constexpr const char* kNorm = R"(
+  const T* from = x + size_t(blockIdx.x) * (8 * UNITS);
+  T* to = out + size_t(blockIdx.x) * (8 * UNITS);
+  Eight v[VECTORS];
+  float squares = 0.0f;
+#pragma unroll
+  for (int n = 0; n < VECTORS; ++n) {
+    const int i = threadIdx.x + n * blockDim.x;
+    if (i < UNITS) {
+      v[n] = load_eight(from, i);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) squares += float(v[n].at[k]) * float(v[n].at[k]);
+    }
+  }
+  const float root = rsqrtf(sum_of_block(squares) / (8 * UNITS) + eps);
+#pragma unroll
+  for (int n = 0; n < VECTORS; ++n) {
+    const int i = threadIdx.x + n * blockDim.x;
+    if (i < UNITS) {
+      const auto w = load_eight(weight, i);
+      Eight y;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) y.at[k] = T(float(v[n].at[k]) * root * float(w.at[k]));
+      store_eight(to, i, y);
+    }
+  }
+)";
+
+// With c = d weight and r = 1 / sqrt(mean(x^2) + eps): passed + r c - x r^3 mean(x c).
+inline constexpr const char* kNormGradient = R"(
+  const size_t row = size_t(blockIdx.x) * UNITS;
+  Eight v[VECTORS];
+  float c[VECTORS][8];
+  float squares = 0.0f;
+  float along = 0.0f;
+#pragma unroll
+  for (int n = 0; n < VECTORS; ++n) {
+    const int i = threadIdx.x + n * blockDim.x;
+    if (i < UNITS) {
+      v[n] = load_eight(x, row + i);
+      const auto w = load_eight(weight, i);
+      const auto given = load_eight(d, row + i);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        c[n][k] = float(given.at[k]) * float(w.at[k]);
+        squares += float(v[n].at[k]) * float(v[n].at[k]);
+        along += float(v[n].at[k]) * c[n][k];
+      }
+    }
+  }
+  const float root = rsqrtf(sum_of_block(squares) / (8 * UNITS) + eps);
+  __syncthreads();
+  const float back = sum_of_block(along) / (8 * UNITS) * root * root * root;
+#pragma unroll
+  for (int n = 0; n < VECTORS; ++n) {
+    const int i = threadIdx.x + n * blockDim.x;
+    if (i < UNITS) {
+      const auto other = load_eight(passed, row + i);
+      Eight y;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) y.at[k] = T(float(other.at[k]) + root * c[n][k] - float(v[n].at[k]) * back);
+      store_eight(out, row + i, y);
+    }
+  }
+)";
+
 // One thread turns eight pairs, or copies eight features that are not turned.
 inline constexpr const char* kRope = R"(
   constexpr int turned = K / 8;

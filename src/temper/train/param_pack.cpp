@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "temper/nn/gpu_kernels.h"
+
 namespace temper {
 namespace {
 
@@ -12,6 +14,11 @@ int num_elements_of(const mx::Shape& shape) {
     count *= size;
   }
   return count;
+}
+
+mx::array joined_vectors(const std::vector<mx::array>& parts) {
+  const auto fits = [&](const auto& part) { return part.dtype() == parts[0].dtype() && gpu::serves(part); };
+  return std::all_of(parts.begin(), parts.end(), fits) ? gpu::join(parts) : mx::concatenate(parts, 0);
 }
 
 } // namespace
@@ -47,7 +54,7 @@ mx::array ParamPack::join(std::size_t pack, const std::vector<mx::array>& parts)
   for (const auto& part : parts) {
     flat.push_back(mx::flatten(part));
   }
-  const auto joined = flat.size() == 1 ? flat[0] : mx::concatenate(flat, 0);
+  const auto joined = flat.size() == 1 ? flat[0] : joined_vectors(flat);
   return members.matrices ? mx::expand_dims(joined, 0) : joined;
 }
 

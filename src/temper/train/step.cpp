@@ -15,6 +15,7 @@ constexpr float kFirstLossScale = 65536.0F; // Micikevicius et al. 2017, arXiv:1
 constexpr int kGrowthSteps = 2000;          // finite steps after which the loss scale doubles
 // Logits alive at once. On a GPU a chunk of few rows would read the head's matrix too often.
 constexpr std::int64_t kLogitsBudgetGpu = std::int64_t{1} << 27;
+constexpr int kManyTargets = 4096; // from where on half the rows a chunk cost a GPU no time, and save memory
 constexpr std::int64_t kLogitsBudgetCpu = std::int64_t{1} << 25;
 
 } // namespace
@@ -55,10 +56,13 @@ int default_loss_chunk(int vocab_size) {
 } // namespace
 
 TrainStep::TrainStep(const Model& model, StepOptions options) : model_(model), options_(std::move(options)) {
-  const int chunk = options_.loss_chunk > 0 ? options_.loss_chunk : default_loss_chunk(model.spec.vocab_size);
+  const int given = options_.loss_chunk;
+  const int usual = default_loss_chunk(model.spec.vocab_size);
   if (!options_.loss) {
-    options_.loss = [chunk](const mx::array& hidden, const Head& head, const LossTargets& targets) {
-      return chunked_cross_entropy(hidden, head, targets, chunk);
+    options_.loss = [given, usual](const mx::array& hidden, const Head& head, const LossTargets& targets) {
+      const bool halves = mx::default_device() == mx::Device::gpu && targets.targets_S.shape(0) >= kManyTargets;
+      const int chunk = halves ? std::max(1, usual / 2) : usual;
+      return chunked_cross_entropy(hidden, head, targets, given > 0 ? given : chunk);
     };
   }
 }
