@@ -6,10 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
-// The function is compiled for each of these and the best one chosen when the program starts.
+// The function is compiled for each of these and the best one chosen when the program starts: by what the
+// processor can do. A model's name (arch=haswell) would leave out every other maker's.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
-#define TEMPER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#if __GNUC__ >= 12
+#define TEMPER_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define TEMPER_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define TEMPER_CLONES
 #endif
