@@ -1,7 +1,6 @@
 #include "temper/net/hub_gguf.h"
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 #include <regex>
 
@@ -9,24 +8,19 @@
 #include <fmt/ranges.h>
 
 #include "temper/base/error.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
 
 constexpr std::size_t kMostNamed = 20;
 
-std::string lowered(std::string text) {
-  std::ranges::transform(text, text.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
-
 std::string file_of(const std::string& name) {
-  return lowered(std::filesystem::path(name).filename().string());
+  return lower(std::filesystem::path(name).filename().string());
 }
 
 bool is_model(const std::string& name) {
-  return lowered(name).ends_with(".gguf") && !file_of(name).starts_with("mmproj");
+  return lower(name).ends_with(".gguf") && !file_of(name).starts_with("mmproj");
 }
 
 // "-00001-of-00003", by which llama.cpp names the files of a model in parts; 1: it is whole.
@@ -44,7 +38,7 @@ std::string without_part(const std::string& file) {
 
 // `wanted` is lowered.
 bool is_meant(const std::string& name, const std::string& wanted) {
-  if (wanted.empty() || lowered(name) == wanted || file_of(name) == wanted) {
+  if (wanted.empty() || lower(name) == wanted || file_of(name) == wanted) {
     return true;
   }
   const auto stem = without_part(file_of(name));
@@ -76,7 +70,7 @@ GgufName split_gguf_name(std::string_view text) {
 
 std::vector<std::string> find_gguf(const std::vector<std::string>& names, const std::string& wanted) {
   std::vector<std::string> found;
-  std::ranges::copy_if(names, std::back_inserter(found), [small = lowered(wanted)](const std::string& name) {
+  std::ranges::copy_if(names, std::back_inserter(found), [small = lower(wanted)](const std::string& name) {
     return is_model(name) && is_meant(name, small);
   });
   std::ranges::sort(found);
