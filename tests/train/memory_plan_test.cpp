@@ -253,7 +253,7 @@ TEST_CASE("a run within memory_limit learns as one without, and says what was ch
   CHECK(plan.at("limit_gb") == doctest::Approx(0.00055));
   CHECK(plan.at("planned_peak_gb") <= 0.00055);
   CHECK(plan.at("blocks") == 2);
-  CHECK(plan.at("micro_batches") > 1);
+  CHECK(plan.at("micro_batches").get<int>() + plan.at("blocks_recomputed").get<int>() > 1);
   const auto limited = numbers(events(config.run_dir, "step"), "loss");
   REQUIRE(limited.size() == free.size());
   for (std::size_t i = 0; i < free.size(); ++i) {

@@ -27,7 +27,7 @@ mx::array with_noise(const ForwardContext& context, const DecoderInput& input, c
   return x_BTE + mx::astype(noise, x_BTE.dtype());
 }
 
-// The block, keeping only its inputs for the backward pass. checkpoint() differentiates explicit inputs
+// The block, keeping only its inputs for the backward pass. recomputed() differentiates explicit inputs
 // alone, so everything that may need a gradient is one; the rest is captured by value, since the backward
 // pass runs after this function's caller has returned.
 BlockOutput checkpointed_block(const DecoderSpec& spec, const ForwardContext& context, const PassInput& input,
@@ -50,7 +50,7 @@ BlockOutput checkpointed_block(const DecoderSpec& spec, const ForwardContext& co
     inputs.push_back(array);
   }
   const bool on_host = store != nullptr && HostStore::takes(x);
-  const auto out = (on_host ? recomputed_from_host(run, *store, layer) : mx::checkpoint(run))(inputs);
+  const auto out = (on_host ? recomputed_from_host(run, *store, layer) : recomputed(run))(inputs);
   return {out[0], out.size() > 1 ? std::optional(out[1]) : std::nullopt};
 }
 
