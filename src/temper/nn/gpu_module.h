@@ -33,6 +33,10 @@ struct Launch {
   std::vector<mx::fast::ScalarArg> scalars; // after the outputs
 };
 
+constexpr std::size_t ceil_div(std::size_t a, std::size_t b) {
+  return (a + b - 1) / b;
+}
+
 // The outputs, in `dtypes`, of the kernel over `inputs`, made row-contiguous where they aren't; `half` is T.
 // Lazy. Throws ModelError with the compiler's words if the source does not compile.
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,

@@ -39,8 +39,8 @@ __device__ inline Words load_words(const T* from, bool is_there, bool is_aligned
 }
 )";
 
-// A low-rank product over a tile of 16 rows and 32 columns, of which a lane has columns 8t to 8t + 7 of two rows:
-// acc[j] holds columns 8t + 2j and 8t + 2j + 1 of row g, then of row g + 8.
+// A low-rank product over a tile of 16 rows and 32 columns, of which a lane has columns 8t to 8t + 7 of two
+// rows: acc[j] holds columns 8t + 2j and 8t + 2j + 1 of row g, then of row g + 8.
 inline constexpr const char* kTileHeader = R"(
 template <int R>
 struct Factor {
@@ -85,8 +85,8 @@ __device__ inline void add_eight(float (&acc)[4][4], int half, const Eight& v) {
 }
 )";
 
-// Where a warp of the kernels over tiles stands: 32 columns from `begin` on, TILES tiles of rows from `first` on.
-// A lane of the last columns that has none left goes along, for mma takes whole warps.
+// Where a warp of the kernels over tiles stands: 32 columns from `begin` on, TILES tiles of rows from `first`
+// on. A lane of the last columns that has none left goes along, for mma takes whole warps.
 inline constexpr const char* kPlace = R"(
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -283,8 +283,8 @@ __device__ inline void narrow_product(const T* x, const T* f, T* out, int stride
 }
 )";
 
-// narrow^T wide for 8 V columns of wide [rows, C] and R of narrow [rows, stride]: sixteen warps share out the rows
-// and add their parts up. put(r, column, value) for each.
+// narrow^T wide for 8 V columns of wide [rows, C] and R of narrow [rows, stride]: sixteen warps share out the
+// rows and add their parts up. put(r, column, value) for each.
 inline constexpr const char* kColumnHeader = R"(
 template <int R, int C, int V, class Put>
 __device__ inline void column_product(const T* wide, const T* narrow, int stride, int rows, int block, float (*parts)[32],
