@@ -38,7 +38,8 @@ std::map<std::string, std::string> read_section(const fs::path& path, const std:
     if (line.starts_with('[')) {
       is_inside = trim_ascii(line.substr(1, line.find(']') - 1)) == section;
     } else if (const auto equals = line.find('='); is_inside && equals != std::string::npos && line[0] != '#') {
-      keys[std::string(trim_ascii(line.substr(0, equals)))] = trim_ascii(std::string_view(line).substr(equals + 1));
+      keys[std::string(trim_ascii(line.substr(0, equals)))] =
+          trim_ascii(std::string_view(line).substr(equals + 1));
     }
   }
   return keys;
