@@ -268,7 +268,7 @@ class StepBench {
 };
 
 Json run_step_bench(const BenchOptions& options) {
-  prepare_device();
+  prepare_training_device();
   if (options.memory_limit_gb > 0) {
     mx::set_memory_limit(static_cast<std::size_t>(1e9 * options.memory_limit_gb));
   }

@@ -100,12 +100,16 @@ std::string device_name() {
   return "cpu";
 }
 
-void prepare_device(std::uint64_t cache_bytes) {
+void prepare_training_device(std::uint64_t cache_bytes) {
   if (!is_prepared && mx::cu::is_available()) {
     // Memory is freed a graph at a time: graphs of MLX's hundred operations hold twice as much as those of a
     // few, and those of fewer still keep the host busy, which is what a small step waits for.
     ::setenv("MLX_MAX_OPS_PER_BUFFER", "16", 0);
   }
+  prepare_device(cache_bytes);
+}
+
+void prepare_device(std::uint64_t cache_bytes) {
   is_prepared = true;
   if (mx::default_device() == mx::Device::cpu) {
     // On a GPU MLX's own cache stays: to compile its kernels anew took a process 85 s on an H200.

@@ -28,6 +28,10 @@ std::size_t device_memory_budget();
 // call twice.
 void prepare_device(std::uint64_t cache_bytes = 0);
 
+// The same for a process that trains: on CUDA, MLX's graphs are short, so that less memory is in flight.
+// Generating has little in flight, and waits for the host, which long graphs help.
+void prepare_training_device(std::uint64_t cache_bytes = 0);
+
 // What work in flight holds, bounded for steps that repeat. MLX's host runs ahead of a GPU, and all that the
 // work handed over reads and writes stays allocated until it is done: half of a step's peak. So the first step
 // of a size runs an operation at a time, which tells what it needs at least, and from then on the host waits

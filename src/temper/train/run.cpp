@@ -361,7 +361,7 @@ RunResult test_only(const RunConfig& config, const RunHooks& hooks) {
 } // namespace
 
 RunResult run_training(const RunConfig& config, const RunHooks& hooks) {
-  prepare_device(config.clear_cache_threshold);
+  prepare_training_device(config.clear_cache_threshold);
   if (!config.train) {
     return test_only(config, hooks);
   }
