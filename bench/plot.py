@@ -40,7 +40,7 @@ def plot_peers() -> None:
         axis.set_title(title, loc="left")
         axis.set_yticks(range(len(workloads)), [each["name"] for each in workloads])
     axes[0].invert_yaxis()
-    axes[1].legend(frameon=False, loc="lower right")
+    axes[1].legend(frameon=False, loc="upper right")
     figure.suptitle(measured["machine"], fontsize=9, x=0.99, ha="right")
     save(figure, "step_peers")
 
