@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include <unistd.h> // mkdtemp on macOS
+
 #include "temper/base/error.h"
 
 namespace temper {
