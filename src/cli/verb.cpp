@@ -83,6 +83,12 @@ bool is_out_of_memory(const char* what) {
   return false;
 }
 
+// cuDNN, which MLX's fused attention uses, refuses sizes in its own words, over several lines: rows of 128,000
+// tokens with 32 heads of 128, for one.
+bool is_refused_by_cudnn(const char* what) {
+  return std::strstr(what, "CUDNN_STATUS") != nullptr;
+}
+
 // A result that did not reach its file (a full disk) is a failure, whatever the verb thought of it.
 int flush_output(int code) {
   errno = 0;
@@ -123,6 +129,12 @@ int run_program(const Arguments& arguments, const std::vector<Verb>& verbs) {
   } catch (const std::exception& error) {
     if (is_out_of_memory(error.what())) {
       return fail(ExitCode::out_of_memory, std::string(error.what()) + kOutOfMemoryAdvice);
+    }
+    if (is_refused_by_cudnn(error.what())) {
+      const std::string said = error.what();
+      return fail(ExitCode::model, "cuDNN cannot compute attention of this size (" +
+                                       said.substr(0, said.find('\n')) +
+                                       "); try a smaller max_seq_length, or --attention blocked");
     }
     return fail(ExitCode::internal,
                 std::string("internal: ") + error.what() + "; this is a fault of Temper's, please report it");

@@ -33,6 +33,11 @@ int raise_mlx_out_of_memory(const Arguments&) {
   throw std::runtime_error("[malloc_or_wait] Unable to allocate 99999 bytes.");
 }
 
+int raise_cudnn(const Arguments&) {
+  throw std::runtime_error(
+      "graph.encode_graph() failed: invalid argument\n at: err, and code: CUDNN_STATUS_EXECUTION_FAILED");
+}
+
 int raise_filesystem(const Arguments&) {
   throw std::filesystem::filesystem_error("rename", std::make_error_code(std::errc::permission_denied));
 }
@@ -43,7 +48,7 @@ const std::vector<Verb> kVerbs = {
     {"io", "", raise<IoError>},           {"checkpoint", "", raise<CheckpointError>},
     {"nan", "", raise<NonFinite>},        {"memory", "", raise_bad_alloc},
     {"mlx", "", raise_mlx_out_of_memory}, {"files", "", raise_filesystem},
-    {"bug", "", raise<std::logic_error>},
+    {"cudnn", "", raise_cudnn},           {"bug", "", raise<std::logic_error>},
 };
 
 int run(const Arguments& arguments) {
@@ -63,6 +68,7 @@ TEST_CASE("each category of error has its exit code") {
   CHECK(run({"memory"}) == 7);
   CHECK(run({"mlx"}) == 7);
   CHECK(run({"nan"}) == 8);
+  CHECK(run({"cudnn"}) == 4);
   CHECK(run({"files"}) == 5);
   CHECK(run({"bug"}) == 1);
   CHECK(run({"trian"}) == 2);
