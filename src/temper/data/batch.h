@@ -35,10 +35,15 @@ struct HostBatch {
   }
 };
 
+// What a step computes: a token a column of each row.
+inline std::int64_t num_columns(const HostBatch& batch) {
+  return std::int64_t{batch.rows} * batch.width;
+}
+
 // Tokens of the batch with its padding: its columns, and the last token of each document, which is no input.
 // At least num_tokens.
 inline std::int64_t num_padded_tokens(const HostBatch& batch) {
-  return std::int64_t{batch.rows} * batch.width + static_cast<std::int64_t>(batch.documents.size());
+  return num_columns(batch) + static_cast<std::int64_t>(batch.documents.size());
 }
 
 } // namespace temper

@@ -12,10 +12,6 @@ namespace {
 
 constexpr int kRowMultiple = 512; // columns, where shapes are to be few
 
-std::int64_t columns(const HostBatch& batch) {
-  return std::int64_t{batch.rows} * batch.width;
-}
-
 std::vector<std::int32_t> lengths_of(const HostBatch& batch) {
   std::vector<std::int32_t> lengths;
   lengths.reserve(batch.documents.size());
@@ -100,7 +96,7 @@ std::vector<RowLayout> padded_parts(const HostBatch& batch, const LoaderOptions&
 
 std::vector<HostBatch> split_batch(HostBatch batch, const LoaderOptions& options) {
   std::vector<HostBatch> parts;
-  if (options.micro_batch_tokens == 0 || columns(batch) <= options.micro_batch_tokens ||
+  if (options.micro_batch_tokens == 0 || num_columns(batch) <= options.micro_batch_tokens ||
       options.compat_mlx_lm || batch.documents.size() < 2) {
     parts.push_back(std::move(batch));
     return parts;

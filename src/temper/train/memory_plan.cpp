@@ -28,10 +28,6 @@ std::int64_t busy_tokens() {
   return mx::default_device() == mx::Device::gpu ? kBusyTokensGpu : kBusyTokensCpu;
 }
 
-std::int64_t columns(const HostBatch& batch) {
-  return std::int64_t{batch.rows} * batch.width;
-}
-
 // The largest step that the data can make: its longest examples, every token supervised.
 HostBatch largest_batch(const TokenDataset& data, const LoaderOptions& loader) {
   std::vector<std::uint32_t> order(data.size());
@@ -84,7 +80,7 @@ class Planner {
   MemoryPlan find() {
     auto plan = estimate(fewest_, 1);
     int parts = 1;
-    while (!plan.fits() && can_split(plan) && columns(batch_) / (parts + 1) >= busy_tokens()) {
+    while (!plan.fits() && can_split(plan) && num_columns(batch_) / (parts + 1) >= busy_tokens()) {
       ++parts;
       plan = estimate(fewest_, parts);
     }
@@ -124,16 +120,16 @@ class Planner {
   // What the step takes with blocks below `recomputed` recomputed, in about `parts` parts.
   MemoryPlan estimate(int recomputed, int parts) {
     auto loader = run_.loader;
-    const auto own = loader.micro_batch_tokens > 0 ? loader.micro_batch_tokens : columns(batch_);
-    loader.micro_batch_tokens = std::min(own, (columns(batch_) + parts - 1) / parts);
+    const auto own = loader.micro_batch_tokens > 0 ? loader.micro_batch_tokens : num_columns(batch_);
+    loader.micro_batch_tokens = std::min(own, (num_columns(batch_) + parts - 1) / parts);
     const auto batches = split_batch(batch_, loader);
-    const auto& largest = *std::ranges::max_element(batches, {}, columns);
+    const auto& largest = *std::ranges::max_element(batches, {}, num_columns);
 
     MemoryPlan plan;
     plan.num_blocks = num_blocks_;
     plan.num_recomputed = std::max(0, recomputed - first_block_);
     plan.checkpoint = Checkpointing::first(recomputed);
-    plan.micro_batch_tokens = columns(largest);
+    plan.micro_batch_tokens = num_columns(largest);
     plan.num_micro_batches = static_cast<int>(batches.size());
     plan.budget_bytes = budget_;
 
@@ -186,7 +182,7 @@ double rough_bytes(const PlannedRun& run) {
     widths += 2.0 * layer.out_features / std::max(1, spec.num_layers);
   }
   return static_cast<double>(bytes_in_use(run)) +
-         static_cast<double>(columns(batch)) * widths * spec.num_layers * 4.0;
+         static_cast<double>(num_columns(batch)) * widths * spec.num_layers * 4.0;
 }
 
 std::string in_gb(double bytes) {
