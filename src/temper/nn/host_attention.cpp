@@ -29,6 +29,10 @@ struct Job {
   std::size_t kv_head;
   std::size_t P;
   std::size_t S;
+  std::size_t D;         // head_dim
+  std::size_t q_stride;  // from a token's queries to the next one's
+  std::size_t kv_stride; // and of keys and values
+  std::size_t group;     // query heads of the key head
 };
 
 // rows [length, width] with stride `from` -> packed [S, P], zero-padded.
@@ -212,11 +216,7 @@ float* scratch(std::vector<float>& buffer, std::size_t size) {
 void forward_job(const AttentionShape& shape, const Job& job, const float* q, const float* k, const float* v,
                  float* out, float* log_sums) {
   thread_local std::vector<float> buffer;
-  const auto [begin, length, g, P, S] = job;
-  const std::size_t D = shape.head_dim;
-  const std::size_t q_stride = shape.heads * D;
-  const std::size_t kv_stride = shape.kv_heads * D;
-  const std::size_t group = shape.heads / shape.kv_heads;
+  const auto [begin, length, g, P, S, D, q_stride, kv_stride, group] = job;
   float* vals = scratch(buffer, 2 * P * S + 2 * kBlock * P + kBlock * S);
   float* tiles = vals + P * S;
   float* a = tiles + P * S;
@@ -259,11 +259,7 @@ void gradient_job(const AttentionShape& shape, const Job& job, const float* q, c
                   const float* out, const float* log_sums, const float* d_out, float* d_q, float* d_k,
                   float* d_v) {
   thread_local std::vector<float> buffer;
-  const auto [begin, length, g, P, S] = job;
-  const std::size_t D = shape.head_dim;
-  const std::size_t q_stride = shape.heads * D;
-  const std::size_t kv_stride = shape.kv_heads * D;
-  const std::size_t group = shape.heads / shape.kv_heads;
+  const auto [begin, length, g, P, S, D, q_stride, kv_stride, group] = job;
   float* keys = scratch(buffer, 5 * P * S + 3 * kBlock * P + 2 * kBlock * S);
   float* key_tiles = keys + P * S;
   float* value_tiles = key_tiles + P * S;
@@ -326,7 +322,8 @@ void for_each_job(const AttentionShape& shape, const std::int32_t* documents, co
       const auto length = static_cast<std::size_t>(documents[2 * m + 1]);
       if (length > 0) {
         body(Job{static_cast<std::size_t>(documents[2 * m]), length, i % shape.kv_heads, padded(shape.head_dim),
-                 padded(length)});
+                 padded(length), shape.head_dim, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim,
+                 shape.heads / shape.kv_heads});
       }
     }
   });
