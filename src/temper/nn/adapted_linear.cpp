@@ -130,16 +130,20 @@ mx::array rows(const mx::array& x, int first, int count) {
   return count == x.shape(0) ? x : mx::slice(x, {first, 0}, {first + count, x.shape(1)});
 }
 
+mx::array sum_of(const Arrays& parts) {
+  auto sum = parts[0];
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    sum = sum + parts[i];
+  }
+  return sum;
+}
+
 // The sum of `bases` and of narrow's columns from `first` on times `factor`.
 mx::array add_low_rank(const Arrays& bases, const mx::array& narrow, int first, const mx::array& factor) {
   if (gpu::serves(bases[0]) && factor.shape(0) <= gpu::kLargestRank && bases.size() <= 3) {
     return gpu::add_low_rank(bases, {narrow, first, factor});
   }
-  auto sum = bases[0];
-  for (std::size_t i = 1; i < bases.size(); ++i) {
-    sum = sum + bases[i];
-  }
-  return mx::addmm(sum, columns(narrow, first, factor.shape(0)), factor);
+  return mx::addmm(sum_of(bases), columns(narrow, first, factor.shape(0)), factor);
 }
 
 // x A of all layers, times their scales.
@@ -266,11 +270,7 @@ Arrays gradients(const Layers& layers, const Factors& factors, const Arrays& inp
     }
   }
   if (factors.empty()) {
-    auto sum = dx[0];
-    for (std::size_t i = 1; i < dx.size(); ++i) {
-      sum = sum + dx[i];
-    }
-    return in_order(inputs, sum, {});
+    return in_order(inputs, sum_of(dx), {});
   }
   const auto d_narrow = narrow_gradient(factors, adapted);
   const auto found = factor_gradients({{factors, as_rows(inputs[0]), *narrow_NS, d_narrow, adapted}});

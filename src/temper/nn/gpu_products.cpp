@@ -31,6 +31,17 @@ int is_even(const LowRank& update) {
   return update.narrow.shape(1) % 2 == 0 && update.first % 2 == 0 && update.factor.shape(0) % 2 == 0 ? 1 : 0;
 }
 
+// What both kernels over the gated product are told of its updates.
+Constants swiglu_constants(const LowRank& gate, const LowRank& up) {
+  return {{"TILES", kTiles},
+          {"GATE_R", gate.factor.shape(0)},
+          {"GATE_FIRST", gate.first},
+          {"UP_R", up.factor.shape(0)},
+          {"UP_FIRST", up.first},
+          {"STRIDE", gate.narrow.shape(1)},
+          {"EVEN", is_even(gate) * is_even(up)}};
+}
+
 std::string tile_header() {
   return std::string(kHeader) + kMmaHeader + kTileHeader;
 }
@@ -92,14 +103,7 @@ mx::array adapted_swiglu(const mx::array& gate, const mx::array& up, const LowRa
                               "const T* gate, const T* up, const T* narrow, const T* gate_factor, "
                               "const T* up_factor, T* out, int rows, int columns",
                               tile_body(kAdaptedSwiglu)};
-  return run_kernel(kSource, gate.dtype(),
-                    {{"TILES", kTiles},
-                     {"GATE_R", gate_update.factor.shape(0)},
-                     {"GATE_FIRST", gate_update.first},
-                     {"UP_R", up_update.factor.shape(0)},
-                     {"UP_FIRST", up_update.first},
-                     {"STRIDE", gate_update.narrow.shape(1)},
-                     {"EVEN", is_even(gate_update) * is_even(up_update)}},
+  return run_kernel(kSource, gate.dtype(), swiglu_constants(gate_update, up_update),
                     {gate, up, gate_update.narrow, gate_update.factor, up_update.factor}, {gate.shape()},
                     {gate.dtype()}, over_tiles(gate))[0];
 }
@@ -112,19 +116,14 @@ std::vector<mx::array> adapted_swiglu_gradient(const mx::array& gate, const mx::
                               "const T* up_factor, const T* cotangent, const T* d_narrow, const T* d_factor, "
                               "T* d_gate, T* d_up, T* out, int rows, int columns",
                               tile_body(kAdaptedSwigluGradient)};
+  auto constants = swiglu_constants(gate_update, up_update);
+  const Constants of_cotangent{{"D_R", d_update.factor.shape(0)},
+                               {"D_FIRST", d_update.first},
+                               {"D_STRIDE", d_update.narrow.shape(1)},
+                               {"D_EVEN", is_even(d_update)}};
+  constants.insert(constants.end(), of_cotangent.begin(), of_cotangent.end());
   return run_kernel(
-      kSource, gate.dtype(),
-      {{"TILES", kTiles},
-       {"GATE_R", gate_update.factor.shape(0)},
-       {"GATE_FIRST", gate_update.first},
-       {"UP_R", up_update.factor.shape(0)},
-       {"UP_FIRST", up_update.first},
-       {"STRIDE", gate_update.narrow.shape(1)},
-       {"EVEN", is_even(gate_update) * is_even(up_update)},
-       {"D_R", d_update.factor.shape(0)},
-       {"D_FIRST", d_update.first},
-       {"D_STRIDE", d_update.narrow.shape(1)},
-       {"D_EVEN", is_even(d_update)}},
+      kSource, gate.dtype(), constants,
       {gate, up, gate_update.narrow, gate_update.factor, up_update.factor, d, d_update.narrow, d_update.factor},
       {gate.shape(), gate.shape(), gate.shape()}, {gate.dtype(), gate.dtype(), gate.dtype()}, over_tiles(gate));
 }
