@@ -42,6 +42,7 @@ struct BenchOptions {
   std::string attention = "auto";
   double peak_tflops = 0;
   double memory_limit = 0;
+  int micro_batch_tokens = 0;
   double memory_limit_gb = 0;
   bool checkpoints_on_host = false;
   std::string profile;
@@ -74,6 +75,7 @@ LoaderOptions loader_options(const BenchOptions& options) {
   loader.pack_width = options.width;
   loader.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
   loader.few_shapes = mx::default_device() != mx::Device::cpu;
+  loader.micro_batch_tokens = options.micro_batch_tokens;
   return loader;
 }
 
@@ -303,6 +305,9 @@ int run_bench_step(const Arguments& arguments) {
   args.add("checkpoints_on_host", &options.checkpoints_on_host,
            "what recomputed blocks keep waits in the host's memory");
   args.add("memory_limit", &options.memory_limit, "GB to fit the step in, as in training; 0: no plan")
+      .at_least(0);
+  args.add("micro_batch_tokens", &options.micro_batch_tokens,
+           "columns that are computed at once: a step of more runs in parts; 0: no bound")
       .at_least(0);
   args.add("profile", &options.profile,
            "one step more, operation by operation: a table, and a trace for chrome://tracing or Perfetto here")

@@ -149,6 +149,29 @@ TEST_CASE("plain rows: causal, grouped heads, sliding window") {
   }
 }
 
+TEST_CASE("attention in several calls, as very long rows take it, is attention in one") {
+  const int groups = kK.shape(1);
+  REQUIRE(groups > 1);
+  AttentionSettings settings{kScale};
+  for (const bool with_sinks : {false, true}) {
+    CAPTURE(with_sinks);
+    if (with_sinks) {
+      settings.sinks_H = mx::arange(kQ.shape(1), mx::float32);
+    }
+    const auto in_calls = [&](int count) {
+      return [&settings, count](const Arrays& in) {
+        return causal_attention(settings, in[0], in[1], in[2], count);
+      };
+    };
+    CHECK(max_difference(in_calls(groups)({kQ, kK, kV}), in_calls(1)({kQ, kK, kV})) < 1e-6F);
+    const auto found = gradients_of(in_calls(groups), {kQ, kK, kV});
+    const auto expected = gradients_of(in_calls(1), {kQ, kK, kV});
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      CHECK(relative_difference(found[i], expected[i]) < 1e-5F);
+    }
+  }
+}
+
 TEST_CASE("rule 9: packed documents attend as if each stood alone") {
   for (const int window : {0, 4}) {
     CAPTURE(window);

@@ -128,6 +128,22 @@ mx::array open_attention(const AttentionSettings& settings, const mx::array& q, 
   return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "", std::nullopt, settings.sinks_H);
 }
 
+// How many calls attention takes of these rows. cuDNN's backward asks for all memory there is from 2^28 query
+// features on (65,536 tokens of 32 heads of 128), and twice as many ask CUDA for a memory set that it refuses.
+int num_calls(const mx::array& q, const mx::array& k) {
+  constexpr std::size_t kMostQueryFeatures = std::size_t{1} << 27; // seen to work
+  if (!mx::cu::is_available() || q.size() <= kMostQueryFeatures) {
+    return 1;
+  }
+  const int groups = k.shape(1);
+  int calls = 1;
+  while (calls < groups &&
+         (groups % calls != 0 || q.size() / static_cast<std::size_t>(calls) > kMostQueryFeatures)) {
+    ++calls;
+  }
+  return calls;
+}
+
 mx::array rows_attention(AttentionKernel kernel, const AttentionSettings& settings, const mx::array& q,
                          const mx::array& k, const mx::array& v) {
   const int width = q.shape(2);
@@ -137,8 +153,7 @@ mx::array rows_attention(AttentionKernel kernel, const AttentionSettings& settin
   if (is_cut(settings.window, width) || settings.softcap > 0.0F) {
     return masked_attention(settings, q, k, v, causal_mask(whole(width), settings.window));
   }
-  return mx::fast::scaled_dot_product_attention(q, k, v, settings.scale, "causal", std::nullopt,
-                                                settings.sinks_H);
+  return causal_attention(settings, q, k, v, num_calls(q, k));
 }
 
 mx::array segments_attention(const mx::array& segments_BT, const AttentionSettings& settings,
@@ -235,6 +250,27 @@ mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& s
 }
 
 } // namespace
+
+mx::array causal_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                           const mx::array& v, int num_calls) {
+  const auto attend = [&](const mx::array& queries, const mx::array& keys, const mx::array& values,
+                          const std::optional<mx::array>& sinks) {
+    return mx::fast::scaled_dot_product_attention(queries, keys, values, settings.scale, "causal", std::nullopt,
+                                                  sinks);
+  };
+  if (num_calls == 1) {
+    return attend(q, k, v, settings.sinks_H);
+  }
+  const auto qs = mx::split(q, num_calls, 1);
+  const auto ks = mx::split(k, num_calls, 1);
+  const auto vs = mx::split(v, num_calls, 1);
+  const auto sinks = settings.sinks_H ? mx::split(*settings.sinks_H, num_calls) : std::vector<mx::array>{};
+  std::vector<mx::array> parts;
+  for (std::size_t i = 0; i < qs.size(); ++i) {
+    parts.push_back(attend(qs[i], ks[i], vs[i], sinks.empty() ? std::nullopt : std::optional(sinks[i])));
+  }
+  return mx::concatenate(parts, 1);
+}
 
 mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
                     const mx::array& k, const mx::array& v, int layer) {

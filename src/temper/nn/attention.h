@@ -78,6 +78,12 @@ struct AttentionSettings {
   std::optional<mx::array> sinks_H{}; // logits that take part in the softmax and carry no value
 };
 
+// MLX's fused causal attention of whole rows, as attention() below, the key heads in `num_calls` calls, a
+// divisor of G: what one call needs has a bound where rows are very long. Lazy; differentiable in q, k, v and
+// the sinks.
+mx::array causal_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
+                           const mx::array& v, int num_calls);
+
 // softmax(cap(q k^T scale) + causal mask) v -> [B, H, T, D], for q [B, H, T, D], k and v [B, G, T, D] (already
 // rotated). `layer` is the cache's. Lazy; differentiable in q, k, v and the sinks.
 // Soft cap: Gemma 2, arXiv:2408.00118, section 2; sinks: Xiao et al. 2023, arXiv:2309.17453, as gpt-oss has
