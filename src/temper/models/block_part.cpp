@@ -1,0 +1,82 @@
+#include "temper/models/block_part.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "temper/nn/fused.h"
+#include "temper/nn/gpu_kernels.h"
+
+namespace temper {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+mx::array norm_weight(const DecoderSpec& spec, const ForwardContext& context, const std::string& name,
+                      mx::Dtype dtype) {
+  const auto& weight = context.params.at(name + ".weight");
+  return mx::astype(spec.norm_plus_one ? mx::astype(weight, mx::float32) + mx::array(1.0F) : weight, dtype);
+}
+
+// The block's parameters: trained ones of these layers, and all others.
+std::pair<Params, Params> own_parameters(const ForwardContext& context, const std::string& prefix,
+                                         const std::vector<std::string>& layers) {
+  Params trained;
+  for (const auto& layer : layers) {
+    trained.merge(context.params.with_prefix(layer + "."));
+  }
+  std::erase_if(trained, [&](const auto& entry) { return !context.trained->contains(entry.first); });
+  auto frozen = context.params.with_prefix(prefix);
+  std::erase_if(frozen, [&](const auto& entry) { return context.trained->contains(entry.first); });
+  return {std::move(trained), std::move(frozen)};
+}
+
+} // namespace
+
+mx::array norm(const DecoderSpec& spec, const ForwardContext& context, const std::string& name,
+               const mx::array& x) {
+  return rms_norm(x, norm_weight(spec, context, name, x.dtype()), spec.norm_eps);
+}
+
+mx::array normed(const DecoderSpec& spec, const ForwardContext& context, const std::string& prefix,
+                 const std::string& name, const mx::array& x) {
+  return name.empty() ? x : norm(spec, context, prefix + name, x);
+}
+
+Entry enter(const DecoderSpec& spec, const ForwardContext& context, const std::string& prefix,
+            const std::string& name, const mx::array& x) {
+  if (name.empty() || !context.trained || context.trained->contains(prefix + name + ".weight") ||
+      !gpu::norm_serves(x)) {
+    return {x, normed(spec, context, prefix, name, x)};
+  }
+  const auto [beside, y] =
+      gpu::norm_beside(x, norm_weight(spec, context, prefix + name, x.dtype()), spec.norm_eps);
+  return {beside, y};
+}
+
+Arrays part_of_block(ForwardContext& context, const std::string& prefix, const std::vector<std::string>& layers,
+                     const std::vector<std::string>& norms, const mx::array& x, const BlockPart& part) {
+  const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
+  if (!std::all_of(layers.begin(), layers.end(),
+                   [&](const auto& name) { return has_lean_gradient(context, name, num_rows); })) {
+    return part(context, x);
+  }
+  auto names = layers;
+  names.insert(names.end(), norms.begin(), norms.end());
+  const auto [trained, others] = own_parameters(context, prefix, names);
+  const auto run = [like = trained, frozen = std::make_shared<Params>(others), part, lora = context.lora,
+                    trained_names = context.trained](const Arrays& in, Kept& kept) {
+    const auto own = with_values(like, in, 1);
+    ForwardContext inner{ParamView(*frozen, &own), lora, std::nullopt};
+    inner.trained = trained_names;
+    inner.kept = &kept;
+    return part(inner, in[0]);
+  };
+  Arrays inputs{x};
+  for (const auto& [name, array] : trained) {
+    inputs.push_back(array);
+  }
+  return partly_recomputed(run)(inputs);
+}
+
+} // namespace temper

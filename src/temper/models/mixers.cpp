@@ -1,0 +1,234 @@
+#include "temper/models/mixers.h"
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "temper/nn/fused.h"
+#include "temper/nn/gated_delta.h"
+#include "temper/nn/host_op.h"
+#include "temper/nn/short_conv.h"
+
+namespace temper {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+std::vector<mx::array> split_at(const mx::array& x, const std::vector<int>& widths) {
+  mx::Shape borders;
+  int at = 0;
+  for (std::size_t i = 0; i + 1 < widths.size(); ++i) {
+    borders.push_back(at += widths[i]);
+  }
+  return mx::split(x, borders, -1);
+}
+
+mx::array split_heads(const mx::array& x_BTC, int heads) {
+  const int head_dim = x_BTC.shape(2) / heads;
+  return mx::transpose(mx::reshape(x_BTC, {x_BTC.shape(0), x_BTC.shape(1), heads, head_dim}), {0, 2, 1, 3});
+}
+
+struct Queries {
+  mx::array q_BTC; // all heads' features side by side
+  mx::array k_BTC;
+  mx::array v_BTC;
+  std::optional<mx::array> gate_BTC;
+  bool rotated = false;              // by their tokens' angles, queries and keys
+  mx::array x_BTE = mx::array(0.0F); // the residual stream that they come from
+};
+
+std::vector<std::string> query_layers(const DecoderSpec& spec, const std::string& name) {
+  return spec.fused_qkv ? std::vector{name + "qkv_proj"}
+                        : std::vector{name + "q_proj", name + "k_proj", name + "v_proj"};
+}
+
+Queries project(const DecoderSpec& spec, ForwardContext& context, const std::string& name, const mx::array& x) {
+  // A norm of queries and keys reads them in its backward pass.
+  const auto y = linears(context, query_layers(spec, name), x, spec.qk_norm != QkNorm::none);
+  if (spec.fused_qkv) {
+    const int kv = spec.num_kv_heads * spec.head_dim;
+    const auto parts = split_at(y[0], {spec.num_heads * spec.head_dim, kv, kv});
+    return {parts[0], parts[1], parts[2], std::nullopt, false};
+  }
+  const auto& [q, k, v] = std::tie(y[0], y[1], y[2]);
+  if (!spec.gated_attention) {
+    return {q, k, v, std::nullopt, false};
+  }
+  const auto parts = mx::split(mx::unflatten(q, 2, {spec.num_heads, 2 * spec.head_dim}), 2, -1);
+  return {mx::flatten(parts[0], 2, 3), k, v, mx::flatten(parts[1], 2, 3), false};
+}
+
+void normalize(const DecoderSpec& spec, const ForwardContext& context, const std::string& name, Queries& q) {
+  const auto apply = [&](const mx::array& x, const std::string& weight, int heads) {
+    if (spec.qk_norm == QkNorm::full) {
+      return norm(spec, context, name + weight, x);
+    }
+    return mx::flatten(norm(spec, context, name + weight, mx::unflatten(x, 2, {heads, spec.head_dim})), 2, 3);
+  };
+  if (spec.qk_norm != QkNorm::none) {
+    q.q_BTC = apply(q.q_BTC, spec.names.q_norm, spec.num_heads);
+    q.k_BTC = apply(q.k_BTC, spec.names.k_norm, spec.num_kv_heads);
+  }
+}
+
+const RopeTable* rope_of(const DecoderSpec& spec, const PassInput& input, int layer) {
+  const int rope = spec.layers.at(static_cast<std::size_t>(layer)).rope;
+  return rope == kNoRope ? nullptr : &input.ropes.at(static_cast<std::size_t>(rope));
+}
+
+// Whether queries and keys are turned before their heads are split, by a kernel that reads them as they lie.
+bool rotates_rows(const DecoderSpec& spec, const ForwardContext& context, const RopeTable* table,
+                  const mx::array& q_BTC) {
+  return context.trained && table != nullptr && rope_rows_serves(*table, q_BTC, spec.num_heads);
+}
+
+// Rotated, causal attention of q [B, T, H D], k, v [B, T, G D] -> [B, T, H D].
+mx::array attend(const DecoderSpec& spec, const PassInput& input, const AttentionSettings& settings, int layer,
+                 const Queries& in) {
+  const int rope = spec.layers.at(static_cast<std::size_t>(layer)).rope;
+  const auto& plan = input.attention;
+  if (plan.host_documents_M2 && use_host_kernels(in.q_BTC)) {
+    const int num_tokens = in.q_BTC.shape(0) * in.q_BTC.shape(1);
+    const auto table =
+        rope == kNoRope ? identity_rope_table(num_tokens, 1) : input.ropes.at(static_cast<std::size_t>(rope));
+    const auto rows = [](const mx::array& table_B1TK) { return mx::flatten(table_B1TK, 0, 2); };
+    return host_attention({*plan.host_documents_M2, rows(table.cos_B1TK), rows(table.sin_B1TK), spec.num_heads,
+                           spec.num_kv_heads, settings.scale, settings.window},
+                          in.q_BTC, in.k_BTC, in.v_BTC);
+  }
+  const auto turned = [&](const mx::array& x, int heads) {
+    const auto split = split_heads(x, heads);
+    const auto* table = rope_of(spec, input, layer);
+    return table == nullptr || in.rotated ? split : apply_rope(*table, split);
+  };
+  const auto o =
+      attention(plan, settings, turned(in.q_BTC, spec.num_heads), turned(in.k_BTC, spec.num_kv_heads),
+                split_heads(in.v_BTC, spec.num_kv_heads), layer);
+  return mx::flatten(mx::transpose(o, {0, 2, 1, 3}), 2, 3);
+}
+
+// What the attention of a layer is over, from the block's input.
+Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                     const mx::array& x) {
+  const auto prefix = block_prefix(spec, layer);
+  const auto name = prefix + spec.names.attention + ".";
+  const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const mx::array& in) {
+    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in);
+    auto queries = project(spec, inner, name, entry.normed);
+    normalize(spec, inner, name, queries);
+    const auto* table = rope_of(spec, input, layer);
+    if (rotates_rows(spec, inner, table, queries.q_BTC)) {
+      queries.q_BTC = rope_rows(*table, queries.q_BTC, spec.num_heads);
+      queries.k_BTC = rope_rows(*table, queries.k_BTC, spec.num_kv_heads);
+    }
+    Arrays arrays{entry.x, queries.q_BTC, queries.k_BTC, queries.v_BTC};
+    if (queries.gate_BTC) {
+      arrays.push_back(*queries.gate_BTC);
+    }
+    return arrays;
+  };
+  const auto out = part_of_block(
+      context, prefix, query_layers(spec, name),
+      {prefix + spec.names.mixer_norm, name + spec.names.q_norm, name + spec.names.k_norm}, x, run);
+  return {out[1],
+          out[2],
+          out[3],
+          out.size() > 4 ? std::optional(out[4]) : std::nullopt,
+          rotates_rows(spec, context, rope_of(spec, input, layer), out[1]),
+          out[0]};
+}
+
+HalfBlock attention_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                          const mx::array& x) {
+  const auto name = block_prefix(spec, layer) + spec.names.attention + ".";
+  const auto queries = make_queries(spec, context, input, layer, x);
+  AttentionSettings settings;
+  settings.scale =
+      spec.attention_scale > 0.0F ? spec.attention_scale : 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
+  settings.window = spec.layers.at(static_cast<std::size_t>(layer)).window;
+  settings.softcap = spec.attention_softcap;
+  if (spec.sinks) {
+    settings.sinks_H = mx::astype(context.params.at(name + "sinks"), x.dtype());
+  }
+  auto merged = attend(spec, input, settings, layer, queries);
+  if (queries.gate_BTC) {
+    merged = merged * mx::sigmoid(*queries.gate_BTC);
+  }
+  return {linears(context, {name + spec.names.output}, merged)[0], queries.x_BTE};
+}
+
+// The state in place `slot` that a recurrent layer carries; none at a text's start.
+std::optional<mx::array> carried(const PassInput& input, int layer, std::size_t slot) {
+  if (input.attention.cache == nullptr) {
+    return std::nullopt;
+  }
+  const auto& state = input.attention.cache->state(layer);
+  return slot < state.size() ? std::optional(state[slot]) : std::nullopt;
+}
+
+void carry(const PassInput& input, int layer, std::vector<mx::array> state) {
+  if (input.attention.cache != nullptr) {
+    input.attention.cache->state(layer) = std::move(state);
+  }
+}
+
+// LFM2's: a convolution between two gates.
+mx::array conv_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                     const mx::array& x) {
+  const auto name = block_prefix(spec, layer) + "conv.";
+  const auto parts = mx::split(linear(context, name + "in_proj", x), 3, -1);
+  const auto* bias = context.params.find(name + "conv.bias");
+  const auto mixed = short_conv(parts[0] * parts[2], context.params.at(name + "conv.weight"),
+                                bias != nullptr ? std::optional(*bias) : std::nullopt, input.positions_BT,
+                                carried(input, layer, 0));
+  carry(input, layer, {mixed.state});
+  return linear(context, name + "out_proj", parts[1] * mixed.y_BTC);
+}
+
+// Qwen3.5's linear attention.
+mx::array delta_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                      const mx::array& x) {
+  const auto& d = spec.delta;
+  const auto name = block_prefix(spec, layer) + "linear_attn.";
+  const auto qkv = linear(context, name + "in_proj_qkv", x);
+  const auto z = linear(context, name + "in_proj_z", x);
+  const auto b = mx::astype(linear(context, name + "in_proj_b", x), mx::float32);
+  const auto a = mx::astype(linear(context, name + "in_proj_a", x), mx::float32);
+
+  const auto conv = short_conv(qkv, context.params.at(name + "conv1d.weight"), std::nullopt, input.positions_BT,
+                               carried(input, layer, 0));
+  const auto mixed = conv.y_BTC * mx::sigmoid(conv.y_BTC);
+  const int keys = d.num_key_heads * d.key_dim;
+  const auto parts = split_at(mixed, {keys, keys, d.num_value_heads * d.value_dim});
+  const auto decay_rate = mx::exp(mx::astype(context.params.at(name + "A_log"), mx::float32));
+  const auto dt = a + mx::astype(context.params.at(name + "dt_bias"), mx::float32);
+  const auto softplus = mx::logaddexp(dt, mx::array(0.0F));
+  const auto delta =
+      gated_delta({mx::unflatten(parts[0], 2, {d.num_key_heads, d.key_dim}),
+                   mx::unflatten(parts[1], 2, {d.num_key_heads, d.key_dim}),
+                   mx::unflatten(parts[2], 2, {d.num_value_heads, d.value_dim}), -decay_rate * softplus,
+                   mx::sigmoid(b), input.positions_BT, carried(input, layer, 1), !input.recomputed});
+  carry(input, layer, {conv.state, delta.state_BHDV});
+  const auto gated = gated_rms_norm(delta.out_BTHV, context.params.at(name + "norm.weight"),
+                                    mx::unflatten(z, 2, {d.num_value_heads, d.value_dim}), spec.norm_eps);
+  return linear(context, name + "out_proj", mx::flatten(mx::astype(gated, x.dtype()), 2, 3));
+}
+
+} // namespace
+
+HalfBlock mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                const mx::array& x) {
+  const auto in = [&] { return normed(spec, context, block_prefix(spec, layer), spec.names.mixer_norm, x); };
+  switch (spec.layers.at(static_cast<std::size_t>(layer)).mixer) {
+    case Mixer::short_conv:
+      return {conv_mixer(spec, context, input, layer, in()), x};
+    case Mixer::gated_delta:
+      return {delta_mixer(spec, context, input, layer, in()), x};
+    case Mixer::attention:
+      break;
+  }
+  return attention_mixer(spec, context, input, layer, x);
+}
+
+} // namespace temper
