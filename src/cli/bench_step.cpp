@@ -22,6 +22,7 @@
 #include "temper/nn/device.h"
 #include "temper/train/memory_plan.h"
 #include "temper/train/step_profile.h"
+#include "temper/train/step_queue.h"
 
 namespace temper::cli {
 namespace {
@@ -132,7 +133,7 @@ class StepBench {
     plan();
     step_.emplace(model_, stepping_);
     loader_.emplace(data_, loading_);
-    work_.emplace(plan_ ? plan_->ceiling() : 0);
+    queue_.emplace(plan_ ? plan_->ceiling() : 0);
   }
 
   Json run() {
@@ -144,6 +145,7 @@ class StepBench {
     for (int i = 1; i < options_.warmup; ++i) {
       take_step();
     }
+    queue_->flush();
     mx::eval(loss_, norm_, state_.count);
     mx::reset_peak_memory();
     tokens_ = padded_ = 0;
@@ -151,6 +153,7 @@ class StepBench {
     for (int i = 0; i < options_.steps; ++i) {
       take_step();
     }
+    queue_->flush();
     mx::eval(loss_, norm_, values(state_.trainable)[0]);
     auto result = figures(timed.seconds());
     result["first_step_ms"] = 1e3 * first_step_seconds;
@@ -180,17 +183,18 @@ class StepBench {
     const auto parts = split_batch(batch, loading_);
     const float weight = 1.0F / static_cast<float>(batch.num_supervised);
     if (options_.memory_limit_gb == 0) {
-      work_->before_step(num_padded_tokens(parts.front()));
+      queue_->begin_step(num_padded_tokens(parts.front()));
     }
     auto sum = step_->gradients(state_, parts.front(), weight);
     ++state_.micro_step;
     for (std::size_t i = 1; i < parts.size(); ++i) {
       auto so_far = values(sum.gradients);
       so_far.push_back(sum.loss);
-      mx::async_eval(std::move(so_far));
+      queue_->push(sum.midway, std::move(so_far));
       auto part = step_->gradients(state_, parts[i], weight);
       ++state_.micro_step;
       sum.loss = sum.loss + part.loss;
+      sum.midway = std::move(part.midway);
       for (auto& [name, gradient] : sum.gradients) {
         gradient = gradient + part.gradients.at(name);
       }
@@ -199,8 +203,8 @@ class StepBench {
     auto outputs = outcome.arrays;
     outputs.push_back(sum.loss);
     sum.gradients.clear();
-    mx::async_eval(outputs);
-    work_->after_step();
+    queue_->push(sum.midway, std::move(outputs));
+    queue_->end_step();
     loss_.item<float>(); // the step before: one step runs ahead, as in training
     loss_ = sum.loss;
     norm_ = outcome.grad_norm;
@@ -262,7 +266,7 @@ class StepBench {
   std::optional<MemoryPlan> plan_;
   std::optional<TrainStep> step_;
   std::optional<BatchLoader> loader_;
-  std::optional<WorkLimit> work_;
+  std::optional<StepQueue> queue_;
   std::int64_t tokens_ = 0;
   std::int64_t padded_ = 0;
   mx::array loss_ = mx::array(0.0F);

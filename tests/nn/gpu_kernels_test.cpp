@@ -151,6 +151,23 @@ TEST_CASE("products over all rows on a GPU, of narrow columns with wide ones") {
   }
 }
 
+TEST_CASE("packed weights unpacked on a GPU") {
+  if (no_gpu()) {
+    return;
+  }
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const int group : {32, 128}) {
+      CAPTURE(bits);
+      CAPTURE(group);
+      const auto packed =
+          quantize(half_of({72, 384}, "weight"), make_quant_format("affine", bits, group), "weight");
+      const auto found = gpu::dequantize(packed, mx::bfloat16);
+      CHECK(found.dtype() == mx::bfloat16);
+      CHECK(relative_difference(wide(found), wide(dequantize(packed, mx::bfloat16))) < kBf16);
+    }
+  }
+}
+
 TEST_CASE("matrices transposed and stacked, and hundreds of vectors joined on a GPU") {
   if (no_gpu()) {
     return;

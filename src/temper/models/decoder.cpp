@@ -114,7 +114,11 @@ DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, c
     x = x * mx::array(spec.embedding_scale, dtype);
   }
   std::vector<mx::array> balances;
+  auto midway = x;
   for (int layer = 0; layer < spec.num_layers; ++layer) {
+    if (layer == spec.num_layers / 2) {
+      midway = x;
+    }
     pass.recomputed = input.checkpoint.covers(layer);
     const auto out = pass.recomputed ? checkpointed_block(spec, context, pass, layer, x, input.host_store)
                                      : block(spec, context, pass, layer, x);
@@ -130,7 +134,7 @@ DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, c
   if (!balances.empty()) {
     balance = mx::mean(mx::stack(balances));
   }
-  return {norm(spec, context, spec.prefix + spec.final_norm, x), balance};
+  return {norm(spec, context, spec.prefix + spec.final_norm, x), balance, mx::stop_gradient(midway)};
 }
 
 mx::array decoder_hidden(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input) {

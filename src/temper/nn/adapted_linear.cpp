@@ -19,7 +19,7 @@ mx::array weight_of(const FrozenLinear& layer, mx::Dtype dtype, const mx::array*
   if (after != nullptr) {
     packed.weight = mx::depends({packed.weight}, {*after})[0];
   }
-  return dequantize(packed, dtype);
+  return gpu::dequantize(packed, dtype);
 }
 
 mx::array product(const FrozenLinear& layer, const mx::array& x) {

@@ -147,8 +147,12 @@ WorkLimit::~WorkLimit() {
   }
 }
 
+bool WorkLimit::would_measure(std::int64_t num_tokens) const {
+  return mx::cu::is_available() && mx::default_device() != mx::Device::cpu && num_tokens > most_tokens_;
+}
+
 void WorkLimit::before_step(std::int64_t num_tokens) {
-  if (!mx::cu::is_available() || mx::default_device() == mx::Device::cpu || num_tokens <= most_tokens_) {
+  if (!would_measure(num_tokens)) {
     return;
   }
   most_tokens_ = num_tokens;

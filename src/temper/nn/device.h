@@ -48,6 +48,12 @@ class WorkLimit {
   // Around the evaluation of a step over `num_tokens`, padding included.
   void before_step(std::int64_t num_tokens);
   void after_step();
+  // Whether before_step() begins a measurement, for which nothing may be in flight or waiting to be evaluated.
+  bool would_measure(std::int64_t num_tokens) const;
+  // Whether the present step is measured.
+  bool measures() const {
+    return measures_;
+  }
 
  private:
   std::int64_t most_tokens_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,28 @@ std::string chosen(const std::vector<std::string>& statements, const std::vector
 }
 
 } // namespace
+
+mx::array dequantize(const PackedWeight& packed, mx::Dtype dtype) {
+  const auto& f = packed.format;
+  constexpr int kEightsAThread = 4;
+  const auto weights = packed.weight.size() * 32 / static_cast<std::size_t>(f.bits);
+  if (!packed.biases || !serves(packed.scales) || packed.scales.dtype() != dtype ||
+      packed.biases->dtype() != dtype || (f.bits != 2 && f.bits != 4 && f.bits != 8) ||
+      weights / kVector > std::numeric_limits<int>::max()) {
+    return temper::dequantize(packed, dtype);
+  }
+  static const Source kSource{"temper_dequantize", kHeader,
+                              "const unsigned* words, const T* scales, const T* biases, T* out, int eights",
+                              kDequantize};
+  auto shape = packed.weight.shape();
+  shape.back() = packed.in_features();
+  const auto eights = weights / kVector;
+  return run_kernel(
+      kSource, dtype, {{"BITS", f.bits}, {"GROUP", f.group_size}},
+      {mx::stop_gradient(packed.weight), mx::stop_gradient(packed.scales), mx::stop_gradient(*packed.biases)},
+      {shape}, {dtype},
+      {ceil_div(eights, std::size_t{kEightsAThread} * kThreads), kThreads, {static_cast<int>(eights)}})[0];
+}
 
 bool serves(const mx::array& x, std::initializer_list<int> multiples_of_8) {
   const auto fits = [](int size) { return size % kVector == 0; };

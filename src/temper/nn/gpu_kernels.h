@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "temper/nn/params.h"
+#include "temper/quant/packed.h"
 
 namespace temper::gpu {
 
@@ -57,6 +58,10 @@ bool norm_serves(const mx::array& x);
 // x itself, and x / sqrt(mean(x^2) + eps) * weight over the last axis, for a weight that is not trained. Their
 // gradients in x are summed where the norm's is made. Differentiable in x.
 std::pair<mx::array, mx::array> norm_beside(const mx::array& x, const mx::array& weight, float eps);
+
+// temper::dequantize(packed, dtype); for mode affine of 2, 4 or 8 bits by a kernel that writes 16 bytes a
+// thread. No gradient flows into the packed parts.
+mx::array dequantize(const PackedWeight& packed, mx::Dtype dtype);
 
 struct RowProduct {
   mx::array wide_NC;

@@ -17,6 +17,28 @@ __device__ inline void store_eight(T* to, size_t i, const Eight& v) {
 }
 )";
 
+// A thread makes eight weights four times, a block's width apart.
+inline constexpr const char* kDequantize = R"(
+  const size_t first = size_t(blockIdx.x) * (4 * blockDim.x) + threadIdx.x;
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    const size_t i = first + n * blockDim.x;
+    if (i >= size_t(eights)) return;
+    unsigned long long packed;
+    if constexpr (BITS == 8) packed = reinterpret_cast<const unsigned long long*>(words)[i];
+    else if constexpr (BITS == 4) packed = words[i];
+    else packed = reinterpret_cast<const unsigned short*>(words)[i];
+    const float scale = float(scales[i * 8 / GROUP]);
+    const float bias = float(biases[i * 8 / GROUP]);
+    Eight y;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      y.at[k] = T(fmaf(float(unsigned(packed >> (k * BITS)) & ((1u << BITS) - 1)), scale, bias));
+    }
+    store_eight(out, i, y);
+  }
+)";
+
 inline constexpr const char* kSwiglu = R"(
   const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= size_t(rows) * columns / 8) return;

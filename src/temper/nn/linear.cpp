@@ -4,6 +4,7 @@
 
 #include "temper/base/error.h"
 #include "temper/nn/adapted_linear.h"
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/random.h"
 
 namespace temper {
@@ -19,7 +20,7 @@ mx::array embedding_rows(const ParamView& params, const std::string& name, const
     if (packed->biases) {
       packed->biases = mx::take(*packed->biases, tokens, 0);
     }
-    return dequantize(*packed, dtype);
+    return gpu::dequantize(*packed, dtype);
   }
   return mx::astype(mx::take(params.at(name + ".weight"), tokens, 0), dtype);
 }
@@ -59,7 +60,7 @@ std::optional<PackedWeight> packed_weight(const ParamView& params, const std::st
 
 mx::array dense_weight(const ParamView& params, const std::string& name, int in_features, mx::Dtype dtype) {
   if (const auto packed = packed_weight(params, name, in_features)) {
-    return dequantize(*packed, dtype);
+    return gpu::dequantize(*packed, dtype);
   }
   const auto& weight = params.at(name + ".weight");
   if (weight.ndim() < 2 || weight.shape(-1) != in_features) {

@@ -131,13 +131,14 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
   inputs.push_back(layout.words);
 
   const auto outputs = compiled(inputs);
-  const auto extra = 1 + packs_->gradients.size();
+  const auto extra = 2 + packs_->gradients.size();
   Params gradients;
   for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
-    packs_->gradients.unpack(i, outputs[1 + i], gradients);
+    packs_->gradients.unpack(i, outputs[2 + i], gradients);
   }
   return {outputs[0], std::move(gradients),
-          outputs.size() > extra ? std::optional(outputs[extra]) : std::nullopt};
+          outputs.size() > extra ? std::optional(outputs[extra]) : std::nullopt,
+          mx::default_device() == mx::Device::gpu ? std::optional(outputs[1]) : std::nullopt};
 }
 
 // The trained parameters as the forward pass takes them: fp32 masters compute in the model's dtype.
@@ -154,7 +155,7 @@ Params TrainStep::traced_parameters(Reader& reader) const {
   return parameters;
 }
 
-// inputs: trainable, frozen, dropout key, loss scale, batch -> loss, gradients[, load balance].
+// inputs: trainable, frozen, dropout key, loss scale, batch -> loss, midway, gradients[, load balance].
 std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
                                                    const std::vector<mx::array>& inputs) const {
   Reader reader(inputs);
@@ -175,7 +176,8 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
     context.trained = options_.plain ? nullptr : trained_;
     const auto out = decoder_output(model_.spec, context, batch.input);
     const auto head = decoder_head(model_.spec, context, trained_->contains(head_weight_name(model_.spec)));
-    std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets)};
+    std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets),
+                                   out.midway_BTE};
     if (out.load_balance) {
       results.push_back(*out.load_balance);
     }
@@ -186,7 +188,7 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
   const auto [loss, found] = mx::value_and_grad(loss_of, all)(values(trainable));
   const auto gradients = with_values(trainable, found);
 
-  std::vector<mx::array> outputs{loss[0] / loss_scale};
+  std::vector<mx::array> outputs{loss[0] / loss_scale, loss[1]};
   // A loss that is not finite makes every gradient so: the step is skipped whatever they are.
   const auto divisor = mx::where(mx::isfinite(loss[0]), loss_scale, mx::array(std::nanf("")));
   for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
@@ -196,8 +198,8 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
     }
     outputs.push_back(mx::astype(packs_->gradients.join(i, parts), mx::float32) / divisor);
   }
-  if (loss.size() > 1) {
-    outputs.push_back(loss[1]);
+  if (loss.size() > 2) {
+    outputs.push_back(loss[2]);
   }
   return outputs;
 }

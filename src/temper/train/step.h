@@ -43,6 +43,8 @@ struct LossAndGradients {
   mx::array loss;                        // fp32 scalar: this micro-batch's part of the step's mean loss
   Params gradients;                      // fp32, by the trainable parameters' names
   std::optional<mx::array> load_balance; // of layers of experts (nn/moe.h): fp32 scalar, 1 is balanced
+  // On a GPU what the middle of the forward pass makes, for StepQueue; lets go of it early.
+  std::optional<mx::array> midway{};
 };
 
 // What a step did; arrays are read when somebody asks, a step later.

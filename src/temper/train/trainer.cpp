@@ -49,7 +49,7 @@ Trainer::Trainer(TrainStep& step, TrainState state, std::shared_ptr<const TokenD
       state_(std::move(state)),
       options_(std::move(options)),
       loader_(std::move(data), options_.loader, state_.cursor),
-      work_(options_.memory_ceiling) {
+      queue_(options_.memory_ceiling) {
 }
 
 void Trainer::add_callback(std::shared_ptr<Callback> callback) {
@@ -108,17 +108,20 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   StepResult result;
   auto loss = mx::array(0.0F);
   std::optional<mx::array> load_balance;
-  work_.before_step(largest(batches));
-  for (const auto& batch : batches) {
+  std::optional<mx::array> midway;
+  queue_.begin_step(largest(batches));
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const auto& batch = batches[i];
     auto part = step_.gradients(state_, batch, 1.0F / (count * static_cast<float>(shares)));
+    midway = std::move(part.midway);
     loss = loss + part.loss * static_cast<float>(shares);
     load_balance = part.load_balance;
     accumulate(std::move(part.gradients));
-    if (batches.size() > 1) {
+    if (i + 1 < batches.size()) {
       // One after the other, so that what a micro-batch takes is gone before the next one's.
       auto so_far = values(state_.accumulator);
       so_far.push_back(loss);
-      mx::async_eval(std::move(so_far));
+      queue_.push(midway, std::move(so_far));
     }
     ++state_.micro_step;
     result.num_tokens += batch.num_tokens;
@@ -148,8 +151,8 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   if (load_balance) {
     outputs.push_back(*load_balance);
   }
-  mx::async_eval(outputs);
-  work_.after_step();
+  queue_.push(midway, std::move(outputs));
+  queue_.end_step();
   pending_.push_back(std::move(pending));
 }
 
@@ -202,6 +205,7 @@ void Trainer::check_finite(const Pending& pending, StepResult& result) {
 }
 
 void Trainer::settle() {
+  queue_.flush();
   while (!pending_.empty()) {
     deliver();
   }

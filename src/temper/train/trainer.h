@@ -14,6 +14,7 @@
 #include "temper/optim/schedule.h"
 #include "temper/train/callback.h"
 #include "temper/train/step.h"
+#include "temper/train/step_queue.h"
 
 namespace temper {
 
@@ -92,7 +93,7 @@ class Trainer {
   std::vector<EventSink*> sinks_;
   std::deque<Pending> pending_;
   std::string stop_reason_;
-  WorkLimit work_;
+  StepQueue queue_;
 };
 
 } // namespace temper
