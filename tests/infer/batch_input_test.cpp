@@ -16,7 +16,8 @@ const std::filesystem::path kFixtures = std::filesystem::path(TEMPER_TEST_DATA) 
 
 // The host kernels run on a CPU alone.
 std::vector<PackedAttention> attentions() {
-  std::vector<PackedAttention> all{PackedAttention::dense_mask, PackedAttention::documents};
+  std::vector<PackedAttention> all{PackedAttention::dense_mask, PackedAttention::documents,
+                                   PackedAttention::spans};
   if (mx::default_device() == mx::Device::cpu) {
     all.push_back(PackedAttention::host);
   }
@@ -135,6 +136,40 @@ TEST_CASE("batches of the same arrays share a shape key; others do not") {
   CHECK(key({9, 4, 6}, true, dense) != key({9, 4, 6}, false, dense));
   CHECK(key({9, 4, 6}, false, dense) == key({9, 4, 6}, false, documents)); // rows are rows
   CHECK(key({9, 4, 6}, false, dense) != key({40, 4, 6}, false, dense));
+}
+
+TEST_CASE("spans are each token's document, and padding is by itself") {
+  LoaderOptions compat;
+  compat.batch_size = 3;
+  compat.max_seq_length = 64;
+  compat.compat_mlx_lm = true;
+  compat.shuffle = false;
+  compat.prefetch = 0;
+  auto rows = BatchLoader(examples({9, 4, 6}), compat).next();
+  rows.packed = true; // as if: rows that are one document each have no spans of their own
+  for (const auto& batch : {batch_of({9, 4, 6, 20, 33, 3}, true), rows}) {
+    const auto layout = to_arrays(batch, load_spec(kFixtures / "llama2"), 1.0F, PackedAttention::spans);
+    auto spans = *as_device_batch(layout, layout.words).input.attention.spans_2N;
+    mx::eval(spans);
+    const auto count = batch.segments.size();
+    REQUIRE(spans.shape() == mx::Shape{2, static_cast<int>(count)});
+    const int* first = spans.data<int>();
+    const int* end = first + count;
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t j = 0; j < count; ++j) {
+        const auto at = static_cast<int>(j);
+        const bool same = batch.segments[i] < 0 ? i == j
+                                                : batch.segments[i] == batch.segments[j] &&
+                                                      i / static_cast<std::size_t>(batch.width) ==
+                                                          j / static_cast<std::size_t>(batch.width);
+        REQUIRE((first[i] <= at && at < end[i]) == same);
+      }
+      CHECK((i == 0 || (first[i - 1] <= first[i] && end[i - 1] <= end[i])));
+    }
+  }
+  const auto layout =
+      to_arrays(batch_of({9, 4, 6}, false), load_spec(kFixtures / "llama2"), 1.0F, PackedAttention::spans);
+  CHECK_FALSE(as_device_batch(layout, layout.words).input.attention.spans_2N.has_value());
 }
 
 TEST_CASE("only dynamic rope is given the documents' lengths") {

@@ -3,6 +3,7 @@
 #include "temper/nn/gpu_kernels.h"
 
 #include "nn/support.h"
+#include "temper/nn/gpu_attention.h"
 #include "temper/nn/rope.h"
 
 using namespace temper;
@@ -246,4 +247,153 @@ TEST_CASE("cross entropy and its gradient on a GPU, rows without weight left out
   const auto [expected, back] = mx::vjp(plain, {wide(logits)}, {mx::ones({5})});
   CHECK(relative_difference(losses, expected[0]) < 1e-5F);
   CHECK(relative_difference(wide(gradient), back[0]) < kBf16);
+}
+
+namespace {
+
+// Documents one after the other, in one row.
+struct AttentionCase {
+  std::vector<int> lengths; // below zero: padding
+  gpu::AttentionOptions options;
+  int head_dim;
+  mx::Dtype dtype = mx::bfloat16;
+};
+
+struct Spans {
+  mx::array of_tokens; // int32 [2, N]
+  mx::array seen;      // bool [N, N]: query, key
+  int num_tokens;
+};
+
+Spans spans_of(const AttentionCase& c) {
+  std::vector<int> first;
+  std::vector<int> end;
+  for (const int length : c.lengths) {
+    const int begin = static_cast<int>(first.size());
+    for (int i = 0; i < std::abs(length); ++i) {
+      first.push_back(length > 0 ? begin : begin + i);
+      end.push_back(length > 0 ? begin + length : begin + i + 1);
+    }
+  }
+  const int count = static_cast<int>(first.size());
+  const auto firsts = mx::array(first.data(), {count, 1}, mx::int32);
+  const auto query = mx::reshape(mx::arange(count), {count, 1});
+  const auto key = mx::reshape(mx::arange(count), {1, count});
+  auto seen = mx::logical_and(mx::less_equal(key, query), mx::greater_equal(key, firsts));
+  if (c.options.window > 0) {
+    seen = mx::logical_and(seen, mx::greater(key, query - mx::array(c.options.window)));
+  }
+  first.insert(first.end(), end.begin(), end.end());
+  return {mx::array(first.data(), {2, count}, mx::int32), seen, count};
+}
+
+// Attention with all scores at once, in the inputs' precision but for the softmax.
+Arrays plain_attention(const AttentionCase& c, const mx::array& seen, const Arrays& in) {
+  const auto& o = c.options;
+  const auto heads = [&](const mx::array& x, int count) {
+    const auto split = mx::transpose(mx::unflatten(mx::squeeze(x, 0), 1, {count, c.head_dim}), {1, 0, 2});
+    return mx::repeat(split, o.num_heads / count, 0);
+  };
+  const auto q = heads(in[0], o.num_heads) * mx::array(o.scale, in[0].dtype());
+  auto scores = wide(mx::matmul(q, mx::swapaxes(heads(in[1], o.num_kv_heads), 1, 2)));
+  if (o.softcap > 0.0F) {
+    scores = o.softcap * mx::tanh(scores / o.softcap);
+  }
+  const auto weights = mx::softmax(mx::where(seen, scores, mx::array(-INFINITY)), -1);
+  const auto y = mx::matmul(mx::astype(weights, in[2].dtype()), heads(in[2], o.num_kv_heads));
+  return {mx::expand_dims(mx::flatten(mx::transpose(y, {1, 0, 2}), 1, 2), 0)};
+}
+
+float rms_difference(const mx::array& a, const mx::array& b) {
+  const auto norm = [](const mx::array& x) { return mx::sqrt(mx::sum(mx::square(wide(x)))); };
+  return (norm(wide(a) - wide(b)) / norm(b)).item<float>();
+}
+
+// The result and the gradients beside fp32, no further from it than plain attention in the half precision is.
+void check_attention(const AttentionCase& c) {
+  const auto spans = spans_of(c);
+  const auto random = [&](int heads, const std::string& name) {
+    return mx::astype(randn({1, spans.num_tokens, heads * c.head_dim}, name), c.dtype);
+  };
+  const auto& o = c.options;
+  const Arrays in{random(o.num_heads, "q"), random(o.num_kv_heads, "k"), random(o.num_kv_heads, "v")};
+  const auto d = random(o.num_heads, "d");
+  const auto everything = [](const std::pair<Arrays, Arrays>& results) {
+    Arrays all{results.first[0]};
+    all.insert(all.end(), results.second.begin(), results.second.end());
+    mx::eval(all);
+    return all;
+  };
+  const bool one_document = c.lengths.size() == 1;
+  const auto run = [&](const Arrays& x) {
+    return Arrays{
+        gpu::attention(o, x[0], x[1], x[2], one_document ? std::nullopt : std::optional(spans.of_tokens))};
+  };
+  const auto plain = [&](const Arrays& x) { return plain_attention(c, spans.seen, x); };
+  const auto found = everything(mx::vjp(run, in, {d}));
+  const auto half = everything(mx::vjp(plain, in, {d}));
+  const auto expected = everything(mx::vjp(plain, {wide(in[0]), wide(in[1]), wide(in[2])}, {wide(d)}));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CAPTURE(i);
+    CHECK(found[i].dtype() == c.dtype);
+    CHECK(rms_difference(found[i], expected[i]) < 1.25F * rms_difference(half[i], expected[i]) + 1e-4F);
+  }
+  const auto again = everything(mx::vjp(run, in, {d}));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(same_bits(found[i], again[i]));
+  }
+}
+
+} // namespace
+
+TEST_CASE("attention over packed documents on a GPU, and its gradients") {
+  if (no_gpu()) {
+    return;
+  }
+  const std::vector<int> mixed{1, 2, 3, 5, 100, 7, 64, 64, 1, 130, -60, 33, 90, -20};
+  for (const auto& lengths : {std::vector<int>{300}, std::vector<int>{128}, mixed, {500, 12, 130}}) {
+    for (const int head_dim : {64, 80, 128, 256}) {
+      for (const int groups : {1, 2, 8}) {
+        CAPTURE(head_dim);
+        CAPTURE(groups);
+        const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+        REQUIRE(gpu::attention_serves(mx::bfloat16, head_dim));
+        check_attention({lengths, {8, groups, scale}, head_dim});
+      }
+    }
+  }
+}
+
+TEST_CASE("attention on a GPU with windows and soft caps, in both half precisions") {
+  if (no_gpu()) {
+    return;
+  }
+  const std::vector<int> one{320};
+  const std::vector<int> several{300, 17, -30, 200};
+  for (const int head_dim : {64, 256}) {
+    CAPTURE(head_dim);
+    check_attention({one, {4, 2, 0.125F, 40}, head_dim});
+    check_attention({several, {4, 2, 0.125F, 40}, head_dim});
+    check_attention({several, {4, 1, 0.25F, 0, 3.0F}, head_dim});
+    check_attention({several, {4, 4, 0.25F, 100, 30.0F}, head_dim, mx::float16});
+  }
+}
+
+TEST_CASE("attention on a GPU over rows, of which each is a document") {
+  if (no_gpu()) {
+    return;
+  }
+  for (const int width : {128, 200}) {
+    const gpu::AttentionOptions options{4, 2, 0.125F};
+    const Arrays in{half_of({3, width, 256}, "q"), half_of({3, width, 128}, "k"),
+                    half_of({3, width, 128}, "v")};
+    const auto whole = gpu::attention(options, in[0], in[1], in[2]);
+    for (int row = 0; row < 3; ++row) {
+      const auto of = [&](const mx::array& x) {
+        return mx::slice(x, {row, 0, 0}, {row + 1, width, x.shape(2)});
+      };
+      CHECK(relative_difference(wide(of(whole)),
+                                wide(gpu::attention(options, of(in[0]), of(in[1]), of(in[2])))) < kBf16);
+    }
+  }
 }

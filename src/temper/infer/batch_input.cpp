@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "temper/base/error.h"
+#include "temper/nn/gpu_attention.h"
 
 namespace temper {
 namespace {
@@ -58,6 +59,24 @@ void push_places(const HostBatch& batch, Words& words) {
   words.add(places, {static_cast<int>(batch.documents.size()), 2});
 }
 
+// Of each token the place of its document's first one, then the place after its last. Padding is by itself.
+void push_spans(const HostBatch& batch, Words& words) {
+  const auto num_tokens = batch.segments.size();
+  std::vector<std::int32_t> spans(2 * num_tokens);
+  for (std::size_t i = 0; i < num_tokens; ++i) {
+    spans[i] = static_cast<std::int32_t>(i);
+    spans[num_tokens + i] = spans[i] + 1;
+  }
+  for (const auto& document : batch.documents) {
+    const int first = document.row * batch.width + document.start;
+    const auto begin = static_cast<std::ptrdiff_t>(first);
+    std::fill_n(spans.begin() + begin, document.length, first);
+    std::fill_n(spans.begin() + static_cast<std::ptrdiff_t>(num_tokens) + begin, document.length,
+                first + document.length);
+  }
+  words.add(spans, {2, static_cast<int>(num_tokens)});
+}
+
 // Each document's tokens as a row, and the way back.
 void push_documents(const HostBatch& batch, Words& words) {
   int longest = 1;
@@ -87,6 +106,19 @@ void push_documents(const HostBatch& batch, Words& words) {
   words.add_flags(valid, {num_documents, length});
   words.add(scatter, {static_cast<int>(num_tokens)});
   words.add_flags(real, {static_cast<int>(num_tokens)});
+}
+
+void push_layout(const HostBatch& batch, PackedAttention attention, Words& words) {
+  switch (attention) {
+    case PackedAttention::dense_mask:
+      return push_segments(batch, words);
+    case PackedAttention::documents:
+      return push_documents(batch, words);
+    case PackedAttention::host:
+      return push_places(batch, words);
+    case PackedAttention::spans:
+      return push_spans(batch, words);
+  }
 }
 
 // The length of the document that each token belongs to; 1 for padding.
@@ -146,7 +178,8 @@ bool host_attention_serves(const DecoderSpec& spec) {
 
 PackedAttention default_packed_attention(const DecoderSpec& spec, mx::Dtype dtype) {
   if (mx::default_device() != mx::Device::cpu) {
-    return PackedAttention::dense_mask;
+    return gpu::attention_serves(dtype, spec.head_dim) && !spec.sinks ? PackedAttention::spans
+                                                                      : PackedAttention::dense_mask;
   }
   return dtype == mx::float32 && host_attention_serves(spec) ? PackedAttention::host
                                                              : PackedAttention::documents;
@@ -175,10 +208,8 @@ BatchArrays to_arrays(const HostBatch& batch, const DecoderSpec& spec, float wei
   Words words;
   words.add(batch.tokens, {batch.rows, batch.width});
   words.add(batch.positions, {batch.rows, batch.width});
-  if (attention == PackedAttention::host) {
-    push_places(batch, words);
-  } else if (batch.packed) {
-    attention == PackedAttention::documents ? push_documents(batch, words) : push_segments(batch, words);
+  if (attention == PackedAttention::host || batch.packed) {
+    push_layout(batch, attention, words);
   }
   if (result.has_lengths) {
     push_lengths(batch, words);
@@ -220,6 +251,8 @@ DeviceBatch as_device_batch(const BatchArrays& layout, const mx::array& words) {
     const auto valid = next();
     const auto scatter = next();
     input.attention.documents = DocumentLayout{gather, valid, scatter, next()};
+  } else if (layout.packed && layout.attention == PackedAttention::spans) {
+    input.attention.spans_2N = next();
   } else if (layout.packed) {
     input.attention.segments_BT = next();
   }

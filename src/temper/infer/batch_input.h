@@ -16,6 +16,7 @@ enum class PackedAttention {
   dense_mask, // one T x T mask a row
   documents,  // each document attends as a row of its own
   host,       // the host kernels, which read documents in place
+  spans,      // the CUDA kernels, which read documents in place; a mask where they do not serve
 };
 
 // The fastest for the model in `dtype` on the device that MLX computes on.
@@ -27,8 +28,8 @@ struct BatchArrays {
     mx::Shape shape;
     mx::Dtype dtype; // int32, float32, or bool: a word each
   };
-  // tokens, positions, [segments | gather, valid, scatter, real | documents], [lengths], [real], selected,
-  // targets, weights (fp32)
+  // tokens, positions, [segments | gather, valid, scatter, real | documents | spans], [lengths], [real],
+  // selected, targets, weights (fp32)
   std::vector<Part> parts;
   mx::array words = mx::array(0); // int32
   bool packed = false;

@@ -83,6 +83,19 @@ bool rotates_rows(const DecoderSpec& spec, const ForwardContext& context, const 
   return context.trained && table != nullptr && rope_rows_serves(*table, q_BTC, spec.num_heads);
 }
 
+mx::array merge_heads(const mx::array& x_BHTD) {
+  return mx::flatten(mx::transpose(x_BHTD, {0, 2, 1, 3}), 2, 3);
+}
+
+// Turned by the table, if there is one, with heads left side by side.
+mx::array turned_rows(const RopeTable* table, const mx::array& x_BTC, int heads) {
+  if (table == nullptr) {
+    return x_BTC;
+  }
+  return rope_rows_serves(*table, x_BTC, heads) ? rope_rows(*table, x_BTC, heads)
+                                                : merge_heads(apply_rope(*table, split_heads(x_BTC, heads)));
+}
+
 // Rotated, causal attention of q [B, T, H D], k, v [B, T, G D] -> [B, T, H D].
 mx::array attend(const DecoderSpec& spec, const PassInput& input, const AttentionSettings& settings, int layer,
                  const Queries& in) {
@@ -97,15 +110,20 @@ mx::array attend(const DecoderSpec& spec, const PassInput& input, const Attentio
                            spec.num_kv_heads, settings.scale, settings.window},
                           in.q_BTC, in.k_BTC, in.v_BTC);
   }
+  const auto* table = in.rotated ? nullptr : rope_of(spec, input, layer);
+  if (attends_in_place(plan, settings, in.q_BTC, spec.num_heads)) {
+    return attention_in_place(plan, settings, spec.num_heads, spec.num_kv_heads,
+                              turned_rows(table, in.q_BTC, spec.num_heads),
+                              turned_rows(table, in.k_BTC, spec.num_kv_heads), in.v_BTC);
+  }
   const auto turned = [&](const mx::array& x, int heads) {
     const auto split = split_heads(x, heads);
-    const auto* table = rope_of(spec, input, layer);
-    return table == nullptr || in.rotated ? split : apply_rope(*table, split);
+    return table == nullptr ? split : apply_rope(*table, split);
   };
   const auto o =
       attention(plan, settings, turned(in.q_BTC, spec.num_heads), turned(in.k_BTC, spec.num_kv_heads),
                 split_heads(in.v_BTC, spec.num_kv_heads), layer);
-  return mx::flatten(mx::transpose(o, {0, 2, 1, 3}), 2, 3);
+  return merge_heads(o);
 }
 
 // What the attention of a layer is over, from the block's input.

@@ -7,6 +7,7 @@
 
 #include "temper/base/error.h"
 #include "temper/nn/blocked_attention.h"
+#include "temper/nn/gpu_attention.h"
 
 namespace temper {
 namespace {
@@ -105,18 +106,19 @@ mx::array masked_attention(const AttentionSettings& settings, const mx::array& q
 }
 
 // MLX trains attention unfused on Metal and on a CPU; on CUDA where cuDNN's backward refuses.
-bool fused_trains(const AttentionSettings& settings, const mx::array& q) {
+bool fused_trains(const AttentionSettings& settings, mx::Dtype dtype, int width, int head_dim) {
   constexpr int kMostFeatures = 128;
   constexpr int kWidthMultiple = 128;
-  return mx::cu::is_available() && mx::default_device() == mx::Device::gpu && q.dtype().size() == 2 &&
-         q.shape(3) % 8 == 0 && q.shape(3) <= kMostFeatures && q.shape(2) % kWidthMultiple == 0 &&
+  return mx::cu::is_available() && mx::default_device() == mx::Device::gpu && dtype.size() == 2 &&
+         head_dim % 8 == 0 && head_dim <= kMostFeatures && width % kWidthMultiple == 0 &&
          settings.softcap == 0.0F;
 }
 
 bool in_blocks(AttentionKernel kernel, const AttentionSettings& settings, const mx::array& q) {
   constexpr int kFewQueries = 512; // whose scores all fit, and need not be computed twice
   return kernel == AttentionKernel::blocked ||
-         (kernel == AttentionKernel::automatic && q.shape(2) > kFewQueries && !fused_trains(settings, q));
+         (kernel == AttentionKernel::automatic && q.shape(2) > kFewQueries &&
+          !fused_trains(settings, q.dtype(), q.shape(2), q.shape(3)));
 }
 
 // Every query sees every key.
@@ -249,6 +251,16 @@ mx::array cached_attention(const AttentionPlan& plan, const AttentionSettings& s
   return open_attention(settings, q, k, v);
 }
 
+// A number a token that is its document's alone.
+std::optional<mx::array> segments_of(const AttentionPlan& plan, const mx::array& q) {
+  if (!plan.spans_2N) {
+    return plan.segments_BT;
+  }
+  const int rows = q.shape(0);
+  const int width = q.shape(2);
+  return mx::reshape(mx::slice(*plan.spans_2N, {0, 0}, {1, rows * width}), {rows, width});
+}
+
 } // namespace
 
 mx::array causal_attention(const AttentionSettings& settings, const mx::array& q, const mx::array& k,
@@ -280,13 +292,30 @@ mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings
   if (plan.documents) {
     return documents_attention(*plan.documents, plan.kernel, settings, q, k, v);
   }
-  if (plan.segments_BT && in_blocks(plan.kernel, settings, q)) {
-    return blocked_attention(settings, q, k, v, plan.segments_BT);
-  }
-  if (plan.segments_BT) {
-    return segments_attention(*plan.segments_BT, settings, q, k, v);
+  if (const auto segments_BT = segments_of(plan, q)) {
+    return in_blocks(plan.kernel, settings, q) ? blocked_attention(settings, q, k, v, segments_BT)
+                                               : segments_attention(*segments_BT, settings, q, k, v);
   }
   return rows_attention(plan.kernel, settings, q, k, v);
+}
+
+bool attends_in_place(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q_BTC,
+                      int num_heads) {
+  const int width = q_BTC.shape(1);
+  const int head_dim = q_BTC.shape(2) / num_heads;
+  if (plan.kernel == AttentionKernel::blocked || plan.cache != nullptr || plan.segments_BT || plan.documents ||
+      settings.sinks_H || !gpu::attention_serves(q_BTC.dtype(), head_dim)) {
+    return false;
+  }
+  return plan.spans_2N || is_cut(settings.window, width) ||
+         !fused_trains(settings, q_BTC.dtype(), width, head_dim);
+}
+
+mx::array attention_in_place(const AttentionPlan& plan, const AttentionSettings& settings, int num_heads,
+                             int num_kv_heads, const mx::array& q, const mx::array& k, const mx::array& v) {
+  const int window = plan.spans_2N || is_cut(settings.window, q.shape(1)) ? settings.window : 0;
+  return gpu::attention({num_heads, num_kv_heads, settings.scale, window, settings.softcap}, q, k, v,
+                        plan.spans_2N);
 }
 
 AttentionKernel attention_kernel_named(const std::string& name) {

@@ -62,6 +62,7 @@ AttentionKernel attention_kernel_named(const std::string& name);
 struct AttentionPlan {
   std::optional<mx::array> host_documents_M2; // int32 (fused.h): the documents, for the host kernels
   std::optional<mx::array> segments_BT;       // int32: packed rows, masked densely
+  std::optional<mx::array> spans_2N{};        // int32 (gpu_attention.h): packed rows; masked where not served
   std::optional<DocumentLayout> documents;    // packed rows, rearranged; wins over segments_BT
   KeyValueStore* cache = nullptr;             // generation
   std::optional<mx::array> starts_B{};        // int32, with a cache: rows' first real columns (left padding)
@@ -90,5 +91,15 @@ mx::array causal_attention(const AttentionSettings& settings, const mx::array& q
 // them.
 mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
                     const mx::array& k, const mx::array& v, int layer);
+
+// Whether attention_in_place() is to compute this, for q [B, T, H D]: on CUDA packed rows, and rows that cuDNN
+// does not train (wide heads, soft caps, windows, widths of no multiple of 128).
+bool attends_in_place(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q_BTC,
+                      int num_heads);
+
+// As attention(), by kernels that read all heads side by side -> [B, T, H D], for q [B, T, H D], k and v
+// [B, T, G D]. Lazy; differentiable in q, k and v.
+mx::array attention_in_place(const AttentionPlan& plan, const AttentionSettings& settings, int num_heads,
+                             int num_kv_heads, const mx::array& q, const mx::array& k, const mx::array& v);
 
 } // namespace temper

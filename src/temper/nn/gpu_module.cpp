@@ -114,13 +114,16 @@ struct alignas(2) T {
 };
 )";
 
-std::string text_of(const Source& source, mx::Dtype half, const Constants& constants, int threads) {
+std::string text_of(const Source& source, mx::Dtype half, const Constants& constants, const Launch& launch) {
   std::string text = half == mx::bfloat16 ? kBfloat16 : kFloat16;
   for (const auto& [name, value] : constants) {
     text += "constexpr int " + name + " = " + std::to_string(value) + ";\n";
   }
-  return text + source.header + "\nextern \"C\" __global__ void __launch_bounds__(" + std::to_string(threads) +
-         ") " + source.name + "(" + source.parameters + ") {\n" + source.body + "\n}\n";
+  const auto bounds =
+      std::to_string(launch.threads) +
+      (launch.blocks_per_processor > 0 ? ", " + std::to_string(launch.blocks_per_processor) : "");
+  return text + source.header + "\nextern \"C\" __global__ void __launch_bounds__(" + bounds + ") " +
+         source.name + "(" + source.parameters + ") {\n" + source.body + "\n}\n";
 }
 
 } // namespace
@@ -134,10 +137,10 @@ bool can_compile() {
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
                                   const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                   const std::vector<mx::Dtype>& dtypes, const Launch& launch) {
-  const auto& code = compiled(source.name, text_of(source, half, constants, launch.threads));
+  const auto& code = compiled(source.name, text_of(source, half, constants, launch));
   return mx::fast::precompiled_cuda_kernel(source.name, code, inputs, shapes, dtypes, launch.scalars,
                                            {static_cast<int>(launch.blocks) * launch.threads, 1, 1},
-                                           {launch.threads, 1, 1}, 0, std::nullopt, true);
+                                           {launch.threads, 1, 1}, launch.shared_bytes, std::nullopt, true);
 }
 
 } // namespace temper::gpu

@@ -31,6 +31,8 @@ struct Launch {
   std::size_t blocks;
   int threads;
   std::vector<mx::fast::ScalarArg> scalars; // after the outputs
+  int shared_bytes = 0;                     // a block's, on top of what the body declares
+  int blocks_per_processor = 0;             // at least: the compiler saves registers for that
 };
 
 constexpr std::size_t ceil_div(std::size_t a, std::size_t b) {
