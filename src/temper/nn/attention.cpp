@@ -307,7 +307,8 @@ bool attends_in_place(const AttentionPlan& plan, const AttentionSettings& settin
       settings.sinks_H || !gpu::attention_serves(q_BTC.dtype(), head_dim)) {
     return false;
   }
-  return plan.spans_2N || is_cut(settings.window, width) ||
+  constexpr int kNarrowHead = 64; // up to which our kernels are the faster ones
+  return plan.spans_2N || head_dim <= kNarrowHead || is_cut(settings.window, width) ||
          !fused_trains(settings, q_BTC.dtype(), width, head_dim);
 }
 

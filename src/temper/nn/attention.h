@@ -92,8 +92,8 @@ mx::array causal_attention(const AttentionSettings& settings, const mx::array& q
 mx::array attention(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q,
                     const mx::array& k, const mx::array& v, int layer);
 
-// Whether attention_in_place() is to compute this, for q [B, T, H D]: on CUDA packed rows, and rows that cuDNN
-// does not train (wide heads, soft caps, windows, widths of no multiple of 128).
+// Whether attention_in_place() is to compute this, for q [B, T, H D]: on CUDA packed rows, narrow heads,
+// and rows that cuDNN does not train (wide heads, soft caps, windows, widths of no multiple of 128).
 bool attends_in_place(const AttentionPlan& plan, const AttentionSettings& settings, const mx::array& q_BTC,
                       int num_heads);
 

@@ -1,8 +1,10 @@
 #include "temper/nn/gpu_attention.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "temper/nn/gpu_attention_gradient_sources.h"
 #include "temper/nn/gpu_attention_sources.h"
 #include "temper/nn/gpu_kernels.h"
 #include "temper/nn/gpu_module.h"
@@ -45,12 +47,13 @@ Tilings tilings(int head_dim, bool packed) {
                   : Tilings{{4, 2, 64, false, 2}, {4, 2, 64, false, 2}, {4, 2, 32, false, 2}, {}};
   }
   if (head_dim <= 128) {
-    return packed ? Tilings{{4, 1, 32, true, 2}, {4, 1, 32, true, 2}, {4, 1, 32, false, 2}, {}}
+    return packed ? Tilings{{4, 1, 32, true, 2}, {4, 1, 32, false, 2, 3}, {4, 1, 32, false, 2}, {}}
                   : Tilings{{4, 2, 32, false, 2}, {4, 2, 32, false, 2}, {4, 1, 64, false, 2}, {}};
   }
-  const Tiling few{4, 1, 32, false, 1};
+  const Tiling one{4, 1, 32, false, 1};
   const Tiling two{4, 1, 32, false, 2};
-  return {packed ? two : Tiling{8, 1, 64, false, 2}, few, few, two, true};
+  const Tiling tall{4, 1, 64, false, 2};
+  return packed ? Tilings{tall, two, two, tall, true} : Tilings{{8, 1, 64, false, 2}, one, one, two, true};
 }
 
 // What all kernels are told of a problem.
@@ -102,41 +105,36 @@ struct Problem {
 constexpr const char* kScalars =
     "int n, int width, int heads, int groups, int window, int per_row, float scale, float cap";
 
+struct Kernel {
+  Source source;
+  Constants constants;
+  Launch launch;
+};
+
 std::string header() {
   return std::string(kHeader) + kMmaHeader + kAttentionHeader;
 }
 
-// A dummy where there are none, which no kernel reads.
-mx::array spans_of(const Arrays& in, const Problem& p) {
-  return p.packed ? in[3] : in[0];
-}
-
-// q, k, v[, spans] -> the result, and the logarithms of the sums of exponentials [H, N].
-Arrays forward(const Problem& p, const Arrays& in) {
-  static const Source kSource{
-      "temper_attention", header(),
-      std::string("const T* q, const T* k, const T* v, const int* spans, T* out, float* lse, ") + kScalars,
-      kAttentionForward};
+// q, k, v, spans -> the result, and the logarithms of the sums of exponentials [H, N].
+Kernel forward_kernel(const Problem& p) {
   const auto tiling = tilings(p.head_dim, p.packed).forward;
-  const auto heads = static_cast<std::size_t>(p.options.num_heads);
-  return run_kernel(kSource, p.dtype, p.constants(tiling), {in[0], in[1], in[2], spans_of(in, p)},
-                    {in[0].shape(), {p.options.num_heads, p.num_tokens}}, {p.dtype, mx::float32},
-                    p.launch(tiling, p.tiles(tiling) * heads, 1));
+  return {{"temper_attention", header(),
+           std::string("const T* q, const T* k, const T* v, const int* spans, T* out, float* lse, ") + kScalars,
+           kAttentionForward},
+          p.constants(tiling),
+          p.launch(tiling, p.tiles(tiling) * static_cast<std::size_t>(p.options.num_heads), 1)};
 }
 
 // The gradient in q, and the sums over a row and head of d times the result [H, N].
-Arrays query_gradient(const Problem& p, const Arrays& in, const mx::array& d, const Arrays& out) {
-  static const Source kSource{"temper_attention_queries", header(),
-                              std::string("const T* q, const T* k, const T* v, const T* out, const T* d, "
-                                          "const float* lse, const int* spans, T* d_q, float* delta, ") +
-                                  kScalars,
-                              kAttentionQueries};
+Kernel queries_kernel(const Problem& p) {
   const auto tiling = tilings(p.head_dim, p.packed).queries;
-  const auto heads = static_cast<std::size_t>(p.options.num_heads);
-  return run_kernel(kSource, p.dtype, p.constants(tiling),
-                    {in[0], in[1], in[2], out[0], d, out[1], spans_of(in, p)},
-                    {in[0].shape(), {p.options.num_heads, p.num_tokens}}, {p.dtype, mx::float32},
-                    p.launch(tiling, p.tiles(tiling) * heads, 2));
+  return {{"temper_attention_queries", header(),
+           std::string("const T* q, const T* k, const T* v, const T* out, const T* d, const float* lse, "
+                       "const int* spans, T* d_q, float* delta, ") +
+               kScalars,
+           kAttentionQueries},
+          p.constants(tiling),
+          p.launch(tiling, p.tiles(tiling) * static_cast<std::size_t>(p.options.num_heads), 2)};
 }
 
 // Into how many parts a key head's query heads are split, for blocks on all of a large GPU's processors.
@@ -151,48 +149,97 @@ int num_parts(const Problem& p, const Tiling& tiling) {
   return parts;
 }
 
-// The gradients in k, in v, or in both.
-Arrays key_gradients(const Problem& p, const Tiling& tiling, bool in_keys, bool in_values, const Arrays& in,
-                     const mx::array& d, const Arrays& out, const mx::array& delta) {
+enum class Sought { keys, values, both };
+
+// The gradients in k, in v, or in both, a part after the other.
+Kernel keys_kernel(const Problem& p, const Tiling& tiling, Sought sought) {
+  const bool in_keys = sought != Sought::values;
+  const bool in_values = sought != Sought::keys;
   const std::string outputs = std::string(in_keys ? "T* d_k, " : "") + (in_values ? "T* d_v, " : "");
   const std::string unused = in_keys ? (in_values ? "" : "T* d_v = nullptr;\n") : "T* d_k = nullptr;\n";
-  const Source source{"temper_attention_keys", header(),
-                      "const T* q, const T* k, const T* v, const T* d, const float* lse, const float* delta, "
-                      "const int* spans, " +
-                          outputs + kScalars + ", int parts",
-                      unused + kAttentionKeys};
-  auto constants = p.constants(tiling);
-  constants.insert(constants.end(), {{"KEYS", in_keys ? 1 : 0}, {"VALUES", in_values ? 1 : 0}});
   const int parts = num_parts(p, tiling);
-  const auto blocks = p.tiles(tiling) * static_cast<std::size_t>(p.options.num_kv_heads * parts);
-  auto launch = p.launch(tiling, blocks, in_keys ? 2 : 1, 2);
-  launch.scalars.emplace_back(parts);
-  auto shape = in[1].shape();
-  shape.insert(shape.begin(), parts);
-  const std::size_t count = in_keys && in_values ? 2 : 1;
-  auto gradients =
-      run_kernel(source, p.dtype, constants, {in[0], in[1], in[2], d, out[1], delta, spans_of(in, p)},
-                 std::vector<mx::Shape>(count, shape), std::vector<mx::Dtype>(count, p.dtype), launch);
-  for (auto& gradient : gradients) {
-    gradient = parts > 1 ? mx::sum(gradient, 0) : mx::squeeze(gradient, 0);
-  }
-  return gradients;
+  Kernel kernel{{"temper_attention_keys", header(),
+                 "const T* q, const T* k, const T* v, const T* d, const float* lse, const float* delta, "
+                 "const int* spans, " +
+                     outputs + kScalars + ", int parts",
+                 unused + kAttentionKeys},
+                p.constants(tiling),
+                p.launch(tiling, p.tiles(tiling) * static_cast<std::size_t>(p.options.num_kv_heads * parts),
+                         in_keys ? 2 : 1, 2)};
+  kernel.constants.insert(kernel.constants.end(), {{"KEYS", in_keys ? 1 : 0}, {"VALUES", in_values ? 1 : 0}});
+  kernel.launch.scalars.emplace_back(parts);
+  return kernel;
 }
 
-Arrays backward(const Problem& p, const Arrays& in, const mx::array& d, const Arrays& out) {
-  const auto of_queries = query_gradient(p, in, d, out);
+std::vector<std::pair<Tiling, Sought>> keys_kernels(const Problem& p) {
   const auto how = tilings(p.head_dim, p.packed);
-  Arrays gradients{of_queries[0]};
-  const auto add = [&](const Tiling& tiling, bool in_keys, bool in_values) {
-    const auto found = key_gradients(p, tiling, in_keys, in_values, in, d, out, of_queries[1]);
-    gradients.insert(gradients.end(), found.begin(), found.end());
-  };
   if (how.split) {
-    add(how.keys, true, false);
-    add(how.values, false, true);
-  } else {
-    add(how.keys, true, true);
+    return {{how.keys, Sought::keys}, {how.values, Sought::values}};
   }
+  return {{how.keys, Sought::both}};
+}
+
+// All at once, on threads, where each alone takes near half a second.
+void compile_all(const Problem& p) {
+  const auto start = [&](const Kernel& k) { compile_ahead(k.source, p.dtype, k.constants, k.launch); };
+  start(forward_kernel(p));
+  start(queries_kernel(p));
+  for (const auto& [tiling, sought] : keys_kernels(p)) {
+    start(keys_kernel(p, tiling, sought));
+  }
+}
+
+Arrays run(const Problem& p, const Kernel& kernel, const Arrays& inputs, const std::vector<mx::Shape>& shapes,
+           const std::vector<mx::Dtype>& dtypes) {
+  return run_kernel(kernel.source, p.dtype, kernel.constants, inputs, shapes, dtypes, kernel.launch);
+}
+
+// A dummy where there are none, which no kernel reads.
+mx::array spans_of(const Arrays& in, const Problem& p) {
+  return p.packed ? in[3] : in[0];
+}
+
+Arrays forward(const Problem& p, const Arrays& in) {
+  return run(p, forward_kernel(p), {in[0], in[1], in[2], spans_of(in, p)},
+             {in[0].shape(), {p.options.num_heads, p.num_tokens}}, {p.dtype, mx::float32});
+}
+
+// The sums of the parts [P, B, T, C] of two arrays.
+Arrays sum_of_parts(const Arrays& parts) {
+  static const Source kSource{"temper_attention_parts", kHeader, "const T* a, const T* b, T* x, T* y, int size",
+                              kAttentionParts};
+  constexpr int kThreads = 256;
+  const auto shape = mx::Shape(parts[0].shape().begin() + 1, parts[0].shape().end());
+  const auto size = parts[0].size() / static_cast<std::size_t>(parts[0].shape(0)) / 8;
+  const auto dtype = parts[0].dtype();
+  return run_kernel(kSource, dtype, {{"PARTS", parts[0].shape(0)}}, parts, {shape, shape}, {dtype, dtype},
+                    {ceil_div(size, kThreads), kThreads, {static_cast<int>(size)}});
+}
+
+Arrays key_gradients(const Problem& p, const Arrays& inputs) {
+  Arrays gradients;
+  for (const auto& [tiling, sought] : keys_kernels(p)) {
+    auto shape = inputs[1].shape();
+    shape.insert(shape.begin(), num_parts(p, tiling));
+    const std::size_t count = sought == Sought::both ? 2 : 1;
+    const auto found = run(p, keys_kernel(p, tiling, sought), inputs, std::vector<mx::Shape>(count, shape),
+                           std::vector<mx::Dtype>(count, p.dtype));
+    gradients.insert(gradients.end(), found.begin(), found.end());
+  }
+  if (gradients[0].shape(0) > 1) {
+    return sum_of_parts(gradients);
+  }
+  return {mx::squeeze(gradients[0], 0), mx::squeeze(gradients[1], 0)};
+}
+
+// in: q, k, v[, spans]; out: forward()'s.
+Arrays backward(const Problem& p, const Arrays& in, const mx::array& d, const Arrays& out) {
+  const auto spans = spans_of(in, p);
+  const auto of_queries = run(p, queries_kernel(p), {in[0], in[1], in[2], out[0], d, out[1], spans},
+                              {in[0].shape(), {p.options.num_heads, p.num_tokens}}, {p.dtype, mx::float32});
+  Arrays gradients{of_queries[0]};
+  const auto of_keys = key_gradients(p, {in[0], in[1], in[2], d, out[1], of_queries[1], spans});
+  gradients.insert(gradients.end(), of_keys.begin(), of_keys.end());
   if (p.packed) {
     gradients.push_back(mx::zeros_like(in[3]));
   }
@@ -212,11 +259,12 @@ mx::array attention(const AttentionOptions& options, const mx::array& q, const m
   if (spans) {
     inputs.push_back(*spans);
   }
-  const auto run = [p](const Arrays& in) { return forward(p, in); };
+  compile_all(p);
+  const auto go = [p](const Arrays& in) { return forward(p, in); };
   const auto turn_back = [p](const Arrays& in, const Arrays& cotangents, const Arrays& out) {
     return backward(p, in, cotangents[0], out);
   };
-  return mx::custom_vjp(run, turn_back)(inputs)[0];
+  return mx::custom_vjp(go, turn_back)(inputs)[0];
 }
 
 } // namespace temper::gpu

@@ -1,5 +1,6 @@
 #include "temper/nn/gpu_module.h"
 
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -84,11 +85,16 @@ std::string compile(const std::string& name, const std::string& text) {
   return result;
 }
 
-const std::string& compiled(const std::string& name, const std::string& text) {
-  static std::map<std::string, std::string> known;
-  auto& code = known[text];
-  if (code.empty()) {
-    code = compile(name, text);
+// The code of each text, perhaps still being made.
+std::map<std::string, std::shared_future<std::string>>& known_code() {
+  static std::map<std::string, std::shared_future<std::string>> known;
+  return known;
+}
+
+std::shared_future<std::string> start(std::launch how, const std::string& name, const std::string& text) {
+  auto& code = known_code()[text];
+  if (!code.valid()) {
+    code = std::async(how, compile, name, text).share();
   }
   return code;
 }
@@ -137,10 +143,14 @@ bool can_compile() {
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
                                   const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                   const std::vector<mx::Dtype>& dtypes, const Launch& launch) {
-  const auto& code = compiled(source.name, text_of(source, half, constants, launch));
+  const auto code = start(std::launch::deferred, source.name, text_of(source, half, constants, launch)).get();
   return mx::fast::precompiled_cuda_kernel(source.name, code, inputs, shapes, dtypes, launch.scalars,
                                            {static_cast<int>(launch.blocks) * launch.threads, 1, 1},
                                            {launch.threads, 1, 1}, launch.shared_bytes, std::nullopt, true);
+}
+
+void compile_ahead(const Source& source, mx::Dtype half, const Constants& constants, const Launch& launch) {
+  start(std::launch::async, source.name, text_of(source, half, constants, launch));
 }
 
 } // namespace temper::gpu

@@ -45,4 +45,7 @@ std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Co
                                   const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                   const std::vector<mx::Dtype>& dtypes, const Launch& launch);
 
+// Has another thread compile what run_kernel() will want of these, unless it is compiled or being compiled.
+void compile_ahead(const Source& source, mx::Dtype half, const Constants& constants, const Launch& launch);
+
 } // namespace temper::gpu
