@@ -3,6 +3,7 @@
 #include "temper/nn/gpu_kernels.h"
 
 #include "nn/support.h"
+#include "temper/nn/activation.h"
 #include "temper/nn/gpu_attention.h"
 #include "temper/nn/rope.h"
 
@@ -42,21 +43,24 @@ mx::array update_of(const gpu::LowRank& update) {
 
 } // namespace
 
-TEST_CASE("swiglu and its gradient on a GPU") {
+TEST_CASE("gated products and their gradients on a GPU") {
   if (no_gpu()) {
     return;
   }
-  const auto gate = half_of({7, 136}, "gate");
+  const auto gate = mx::astype(4.0F * half_of({7, 136}, "gate"), mx::bfloat16);
   const auto up = half_of({7, 136}, "up");
   const auto d = half_of({7, 136}, "d");
   const auto f = [](const auto& run) {
     return [run](const std::vector<mx::array>& in) { return std::vector<mx::array>{run(in[0], in[1])}; };
   };
-  const auto [y, found] = mx::vjp(f(gpu::swiglu), {gate, up}, {d});
-  const auto [expected_y, expected] = mx::vjp(f(silu_product), {wide(gate), wide(up)}, {wide(d)});
-  CHECK(relative_difference(wide(y[0]), expected_y[0]) < kBf16);
-  CHECK(relative_difference(wide(found[0]), expected[0]) < kBf16);
-  CHECK(relative_difference(wide(found[1]), expected[1]) < kBf16);
+  for (const auto activation : {Activation::silu, Activation::gelu_tanh}) {
+    const auto product = [=](const mx::array& a, const mx::array& b) { return glu(activation, a, b); };
+    const auto [y, found] = mx::vjp(f(product), {gate, up}, {d});
+    const auto [expected_y, expected] = mx::vjp(f(product), {wide(gate), wide(up)}, {wide(d)});
+    CHECK(relative_difference(wide(y[0]), expected_y[0]) < kBf16);
+    CHECK(relative_difference(wide(found[0]), expected[0]) < kBf16);
+    CHECK(relative_difference(wide(found[1]), expected[1]) < kBf16);
+  }
 }
 
 TEST_CASE("low-rank updates on a GPU, for rows that are no multiple of a thread's") {

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "temper/nn/fused.h"
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/recompute.h"
 
 namespace temper {
@@ -47,6 +48,9 @@ mx::array plain_glu(Activation activation, const mx::array& gate, const mx::arra
 mx::array glu(Activation activation, const mx::array& gate, const mx::array& up, float limit) {
   if (activation == Activation::silu) {
     return swiglu(gate, up);
+  }
+  if (activation == Activation::gelu_tanh && gpu::serves(gate)) {
+    return gpu::gated(gpu::Gate::gelu_tanh, gate, up);
   }
   const auto forward = [activation, limit](const Arrays& in) {
     const auto y = plain_glu(activation, mx::astype(in[0], mx::float32), mx::astype(in[1], mx::float32), limit);

@@ -77,7 +77,7 @@ mx::array swiglu(const mx::array& gate, const mx::array& up) {
     return mx::custom_vjp(swiglu_forward, swiglu_backward)({gate, up})[0];
   }
   if (gpu::serves(gate)) {
-    return gpu::swiglu(gate, up);
+    return gpu::gated(gpu::Gate::silu, gate, up);
   }
   return gate * mx::sigmoid(gate) * up;
 }

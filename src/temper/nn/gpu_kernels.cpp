@@ -29,24 +29,30 @@ Launch over_elements(std::size_t elements, std::vector<mx::fast::ScalarArg> scal
   return {ceil_div(elements / kVector, kThreads), kThreads, std::move(scalars)};
 }
 
-Arrays swiglu_forward(const Arrays& in) {
-  static const Source kSource{"temper_swiglu", kHeader,
-                              "const T* gate, const T* up, T* out, int rows, int columns", kSwiglu};
+Constants gate_constants(Gate gate) {
+  return {{"GELU", gate == Gate::gelu_tanh ? 1 : 0}};
+}
+
+Arrays gated_forward(Gate kind, const Arrays& in) {
+  static const Source kSource{"temper_gated", std::string(kHeader) + kGateHeader,
+                              "const T* gate, const T* up, T* out, int rows, int columns", kGated};
   const auto gate = rows_of(in[0]);
-  const auto out = run_kernel(kSource, gate.dtype(), {}, {gate, rows_of(in[1])}, {gate.shape()}, {gate.dtype()},
-                              over_elements(gate.size(), {gate.shape(0), gate.shape(1)}));
+  const auto out =
+      run_kernel(kSource, gate.dtype(), gate_constants(kind), {gate, rows_of(in[1])}, {gate.shape()},
+                 {gate.dtype()}, over_elements(gate.size(), {gate.shape(0), gate.shape(1)}));
   return {mx::reshape(out[0], in[0].shape())};
 }
 
-Arrays swiglu_backward(const Arrays& in, const Arrays& cotangents, const Arrays&) {
+Arrays gated_backward(Gate kind, const Arrays& in, const Arrays& cotangents) {
   static const Source kSource{
-      "temper_swiglu_gradient", kHeader,
+      "temper_gated_gradient", std::string(kHeader) + kGateHeader,
       "const T* gate, const T* up, const T* cotangent, T* d_gate, T* d_up, int rows, int columns",
-      kSwigluGradient};
+      kGatedGradient};
   const auto gate = rows_of(in[0]);
-  const auto out = run_kernel(kSource, gate.dtype(), {}, {gate, rows_of(in[1]), rows_of(cotangents[0])},
-                              {gate.shape(), gate.shape()}, {gate.dtype(), gate.dtype()},
-                              over_elements(gate.size(), {gate.shape(0), gate.shape(1)}));
+  const auto out =
+      run_kernel(kSource, gate.dtype(), gate_constants(kind), {gate, rows_of(in[1]), rows_of(cotangents[0])},
+                 {gate.shape(), gate.shape()}, {gate.dtype(), gate.dtype()},
+                 over_elements(gate.size(), {gate.shape(0), gate.shape(1)}));
   return {mx::reshape(out[0], in[0].shape()), mx::reshape(out[1], in[1].shape())};
 }
 
@@ -112,8 +118,12 @@ void set_kernels(bool on) {
   enabled = on;
 }
 
-mx::array swiglu(const mx::array& gate, const mx::array& up) {
-  return mx::custom_vjp(swiglu_forward, swiglu_backward)({gate, up})[0];
+mx::array gated(Gate kind, const mx::array& gate, const mx::array& up) {
+  const auto forward = [kind](const Arrays& in) { return gated_forward(kind, in); };
+  const auto backward = [kind](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    return gated_backward(kind, in, cotangents);
+  };
+  return mx::custom_vjp(forward, backward)({gate, up})[0];
 }
 
 mx::array join(const std::vector<mx::array>& vectors) {

@@ -20,8 +20,11 @@ bool serves(const mx::array& x, std::initializer_list<int> multiples_of_8 = {});
 // For tests and comparisons: without them every operation takes its plain-op twin.
 void set_kernels(bool enabled);
 
-// gate * sigmoid(gate) * up. Differentiable.
-mx::array swiglu(const mx::array& gate, const mx::array& up);
+// What a gated product multiplies `up` with: silu(gate), or gelu(gate) in its tanh form (activation.h).
+enum class Gate { silu, gelu_tanh };
+
+// gate * sigmoid(gate) * up, or gelu(gate) * up. Differentiable.
+mx::array gated(Gate kind, const mx::array& gate, const mx::array& up);
 
 // Whether the kernels below serve low-rank products of this rank.
 constexpr int kLargestRank = 64;

@@ -39,7 +39,18 @@ inline constexpr const char* kDequantize = R"(
   }
 )";
 
-inline constexpr const char* kSwiglu = R"(
+// The place of a gated product's sigmoid, and its slope there: gelu by its tanh form is x sigmoid(2 u) with
+// tanh's argument u.
+inline constexpr const char* kGateHeader = R"(
+__device__ inline float gate_place(float x) {
+  return GELU != 0 ? x * (1.5957691216f + 0.0713548162f * x * x) : x;
+}
+__device__ inline float gate_slope(float x) {
+  return GELU != 0 ? 1.5957691216f + 3.0f * 0.0713548162f * x * x : 1.0f;
+}
+)";
+
+inline constexpr const char* kGated = R"(
   const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= size_t(rows) * columns / 8) return;
   const auto g = load_eight(gate, i);
@@ -48,12 +59,12 @@ inline constexpr const char* kSwiglu = R"(
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const float a = float(g.at[k]);
-    y.at[k] = T(a / (1.0f + __expf(-a)) * float(u.at[k]));
+    y.at[k] = T(a / (1.0f + __expf(-gate_place(a))) * float(u.at[k]));
   }
   store_eight(out, i, y);
 )";
 
-inline constexpr const char* kSwigluGradient = R"(
+inline constexpr const char* kGatedGradient = R"(
   const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= size_t(rows) * columns / 8) return;
   const auto g = load_eight(gate, i);
@@ -63,10 +74,10 @@ inline constexpr const char* kSwigluGradient = R"(
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const float a = float(g.at[k]);
-    const float s = 1.0f / (1.0f + __expf(-a));
+    const float s = 1.0f / (1.0f + __expf(-gate_place(a)));
     const float c = float(d.at[k]);
     du.at[k] = T(c * a * s);
-    dg.at[k] = T(c * float(u.at[k]) * s * (1.0f + a * (1.0f - s)));
+    dg.at[k] = T(c * float(u.at[k]) * s * (1.0f + a * (1.0f - s) * gate_slope(a)));
   }
   store_eight(d_gate, i, dg);
   store_eight(d_up, i, du);
