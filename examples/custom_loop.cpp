@@ -51,9 +51,9 @@ int main(int, char** argv) {
   for (; state.micro_step < std::stoi(argv[4]); ++state.micro_step) {
     const auto batch = draw(*tokenizer, lines, random);
     const float weight = 1.0F / static_cast<float>(batch.num_supervised); // of each target: their mean
-    const auto [loss, gradients, balance] = step.gradients(state, batch, weight);
-    step.update(state, gradients, schedule(static_cast<int>(state.micro_step)));
-    std::cout << "step " << state.micro_step + 1 << "  loss " << mx::array(loss).item<float>() << std::endl;
+    auto part = step.gradients(state, batch, weight);
+    step.update(state, part.gradients, schedule(static_cast<int>(state.micro_step)));
+    std::cout << "step " << state.micro_step + 1 << "  loss " << part.loss.item<float>() << std::endl;
   }
   save_adapter_config(argv[3], "lora", -1, lora, keys, Json::object());
   save_adapter_params(argv[3], "adapters.safetensors", state.trainable);

@@ -68,7 +68,7 @@ std::shared_ptr<const TokenDataset> synthetic_data(const BenchOptions& options, 
   return make_token_dataset(std::move(examples));
 }
 
-LoaderOptions loader_options(const BenchOptions& options) {
+LoaderOptions loader_options(const BenchOptions& options, const TokenDataset& data) {
   LoaderOptions loader;
   loader.batch_size = options.rows;
   loader.max_seq_length = options.width + 1;
@@ -77,6 +77,9 @@ LoaderOptions loader_options(const BenchOptions& options) {
   loader.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
   loader.few_shapes = mx::default_device() != mx::Device::cpu;
   loader.micro_batch_tokens = options.micro_batch_tokens;
+  if (loader.micro_batch_tokens == 0 && mx::default_device() == mx::Device::gpu) {
+    loader.micro_batch_tokens = usual_micro_batch_tokens(data, loader);
+  }
   return loader;
 }
 
@@ -126,7 +129,7 @@ class StepBench {
         model_(bench_model(options)),
         model_seconds_(since_start_.seconds()),
         data_(synthetic_data(options, model_.spec.vocab_size)),
-        loading_(loader_options(options)),
+        loading_(loader_options(options, *data_)),
         stepping_(step_options(options, model_)),
         state_(TrainStep(model_, stepping_)
                    .initial_state(init_adapter(stepping_.lora, adaptable_layers(model_.spec, -1, {}), 0), 0)) {
@@ -154,7 +157,7 @@ class StepBench {
       take_step();
     }
     queue_->flush();
-    mx::eval(loss_, norm_, values(state_.trainable)[0]);
+    mx::eval(loss_, norm_, state_.trainable.arrays()[0]);
     auto result = figures(timed.seconds());
     result["first_step_ms"] = 1e3 * first_step_seconds;
     result["startup_s"] = startup_seconds; // to the end of the first step, without what making the weights took
@@ -166,8 +169,8 @@ class StepBench {
 
  private:
   void plan() {
-    mx::eval(values(state_.trainable));
-    mx::eval(values(state_.optimizer));
+    mx::eval(state_.trainable.arrays());
+    mx::eval(state_.optimizer.arrays());
     if (options_.memory_limit > 0) {
       plan_ = plan_for_limit({model_, stepping_, state_, *data_, loading_}, options_.memory_limit);
       stepping_.checkpoint = plan_->checkpoint;
@@ -188,16 +191,14 @@ class StepBench {
     auto sum = step_->gradients(state_, parts.front(), weight);
     ++state_.micro_step;
     for (std::size_t i = 1; i < parts.size(); ++i) {
-      auto so_far = values(sum.gradients);
+      auto so_far = sum.gradients.arrays();
       so_far.push_back(sum.loss);
       queue_->push(sum.midway, std::move(so_far));
       auto part = step_->gradients(state_, parts[i], weight);
       ++state_.micro_step;
       sum.loss = sum.loss + part.loss;
       sum.midway = std::move(part.midway);
-      for (auto& [name, gradient] : sum.gradients) {
-        gradient = gradient + part.gradients.at(name);
-      }
+      sum.gradients.add(part.gradients);
     }
     const auto outcome = step_->update(state_, sum.gradients, 1e-5);
     auto outputs = outcome.arrays;
@@ -311,7 +312,7 @@ int run_bench_step(const Arguments& arguments) {
   args.add("memory_limit", &options.memory_limit, "GB to fit the step in, as in training; 0: no plan")
       .at_least(0);
   args.add("micro_batch_tokens", &options.micro_batch_tokens,
-           "columns that are computed at once: a step of more runs in parts; 0: no bound")
+           "tokens that are computed at once: a step of more runs in parts; 0: as in training")
       .at_least(0);
   args.add("profile", &options.profile,
            "one step more, operation by operation: a table, and a trace for chrome://tracing or Perfetto here")

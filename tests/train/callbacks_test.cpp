@@ -126,9 +126,9 @@ TEST_CASE("a run that is stopped between reports reports its last steps") {
 
 TEST_CASE("skipped steps are counted and leave the mean alone") {
   class Poison final : public Callback {
-    void on_gradients(Trainer& trainer, Params& gradients) override {
+    void on_gradients(Trainer& trainer, PackedParams& gradients) override {
       if (trainer.state().step == 2) {
-        auto& first = gradients.begin()->second;
+        auto& first = gradients.edit().begin()->second;
         first = first * std::numeric_limits<float>::quiet_NaN();
       }
     }

@@ -127,7 +127,7 @@ TEST_CASE("every part of the state survives") {
   state.skipped_in_a_row = 1;
   state.loss_scale = mx::array(8.0F);
   state.good_steps = mx::array(5, mx::int32);
-  state.accumulator = {{"model.layers.0.mlp.up_proj.lora_a", mx::ones({16, 4})}};
+  state.accumulator = Params{{"model.layers.0.mlp.up_proj.lora_a", mx::ones({16, 4})}};
   save_checkpoint(saved.path, state, nullptr);
   auto loaded = saved.training.initial_state();
   load_checkpoint(saved.path, loaded);
@@ -177,16 +177,16 @@ TEST_CASE("checkpoints are folders of seven digits with a state.json") {
 TEST_CASE("a checkpoint of other settings is refused, naming what differs") {
   Saved saved;
   auto more = saved.training.initial_state();
-  more.trainable.emplace("model.layers.9.lora_a", mx::ones({1}));
+  more.trainable.edit().emplace("model.layers.9.lora_a", mx::ones({1}));
   CHECK(contains(saved.complaint(more), "trainable.model.layers.9.lora_a is missing"));
 
   auto wider = saved.training.initial_state();
-  wider.trainable.at("model.layers.0.mlp.up_proj.lora_a") = mx::zeros({16, 8});
+  wider.trainable.edit().at("model.layers.0.mlp.up_proj.lora_a") = mx::zeros({16, 8});
   const auto message = saved.complaint(wider);
   CHECK(contains(message, "model.layers.0.mlp.up_proj.lora_a has shape [16, 4], this run needs [16, 8]"));
 
   auto momentum = saved.training.initial_state();
-  momentum.optimizer.emplace("momentum.x", mx::ones({1}));
+  momentum.optimizer.edit().emplace("momentum.x", mx::ones({1}));
   CHECK(contains(saved.complaint(momentum), "optimizer.momentum.x is missing"));
 }
 

@@ -165,9 +165,9 @@ TEST_CASE("a run that is refused leaves nothing behind") {
 TEST_CASE("rule 10: a run whose loss is never finite fails, says so in its folder, and keeps what it had") {
   const Workshop shop;
   class Poison final : public Callback {
-    void on_gradients(Trainer& trainer, Params& gradients) override {
+    void on_gradients(Trainer& trainer, PackedParams& gradients) override {
       if (trainer.state().step > 3) {
-        auto& first = gradients.begin()->second;
+        auto& first = gradients.edit().begin()->second;
         first = first * std::numeric_limits<float>::quiet_NaN();
       }
     }

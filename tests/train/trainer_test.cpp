@@ -19,7 +19,7 @@ class Diary final : public Callback {
   void before_step(Trainer& trainer) override {
     write("before " + std::to_string(trainer.state().step + 1));
   }
-  void on_gradients(Trainer& trainer, Params&) override {
+  void on_gradients(Trainer& trainer, PackedParams&) override {
     write("gradients " + std::to_string(trainer.state().step));
   }
   void between_steps(Trainer& trainer) override {
@@ -46,8 +46,8 @@ class Meddler final : public Callback {
   using Meddle = std::function<void(Trainer&, Params&)>;
   explicit Meddler(Meddle meddle) : meddle_(std::move(meddle)) {
   }
-  void on_gradients(Trainer& trainer, Params& gradients) override {
-    meddle_(trainer, gradients);
+  void on_gradients(Trainer& trainer, PackedParams& gradients) override {
+    meddle_(trainer, gradients.edit());
   }
 
  private:

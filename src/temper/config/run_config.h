@@ -61,6 +61,7 @@ struct RunConfig {
   int batch_size = 4;            // examples a micro-batch
   std::int64_t batch_tokens = 0; // instead of batch_size: a token budget a micro-batch
   int grad_accumulation_steps = 1;
+  std::int64_t micro_batch_tokens = 0; // computed at once; 0: usual_micro_batch_tokens() on a GPU
   double learning_rate = 1e-5;
   std::string optimizer = "adam"; // optimizer_names()
   OptimizerConfig optimizer_config;

@@ -99,6 +99,11 @@ void list_training(FieldList& list, RunConfig& c) {
   list.add("grad_checkpoint", &c.grad_checkpoint, "recompute activations: less memory, more time");
   list.add("checkpoints_on_host", &c.checkpoints_on_host,
            "what recomputed blocks keep waits in the host's memory; of use on CUDA");
+  list.add("micro_batch_tokens", &c.micro_batch_tokens,
+           "tokens that are computed at once: a step of more runs in parts, of the same loss and gradient; 0: "
+           "on a "
+           "GPU as many as keep it busy, elsewhere all")
+      .at_least(0);
   list.add("memory_limit", &c.memory_limit,
            "GB of the device's memory that training may take: it recomputes as few blocks and splits steps as "
            "little "

@@ -11,6 +11,10 @@ namespace temper {
 namespace {
 
 constexpr int kRowMultiple = 512; // columns, where shapes are to be few
+// Of an H200 with llama-1b: 4,096 columns at once are 3 to 10% slower than 8,192, and more are no faster.
+constexpr double kFewestTokens = 3584;
+constexpr double kMostTokens = 8192;
+constexpr double kAboveUsual = 1.25;
 
 std::vector<std::int32_t> lengths_of(const HostBatch& batch) {
   std::vector<std::int32_t> lengths;
@@ -105,6 +109,20 @@ std::vector<HostBatch> split_batch(HostBatch batch, const LoaderOptions& options
     parts.push_back(gather(batch, layout));
   }
   return parts;
+}
+
+std::int64_t usual_micro_batch_tokens(const TokenDataset& data, const LoaderOptions& options) {
+  if (options.compat_mlx_lm || data.size() == 0) {
+    return 0;
+  }
+  double tokens = 0;
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    tokens += static_cast<double>(data.length(i));
+  }
+  const double usual = options.batch_tokens > 0
+                           ? static_cast<double>(options.batch_tokens)
+                           : tokens / static_cast<double>(data.size()) * options.batch_size;
+  return static_cast<std::int64_t>(std::clamp(kAboveUsual * usual, kFewestTokens, kMostTokens));
 }
 
 } // namespace temper

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "temper/nn/params.h"
+#include "temper/train/param_pack.h"
 
 namespace temper {
 
@@ -46,7 +46,7 @@ class Callback {
   virtual void before_step(Trainer&) {
   }
   // The sum of the step's gradients, lazily: replace arrays to change the update.
-  virtual void on_gradients(Trainer&, Params&) {
+  virtual void on_gradients(Trainer&, PackedParams&) {
   }
   // The step is under way on the device. settle() waits for it where results are needed.
   virtual void between_steps(Trainer&) {

@@ -102,13 +102,13 @@ Json load_checkpoint(const fs::path& folder, TrainState& state) {
   if (!json.is_object() || json.value("format_version", Json()) != kFormatVersion || !json.contains("state")) {
     throw CheckpointError(manifest.string() + ": not a checkpoint of format " + std::to_string(kFormatVersion));
   }
-  restore(file, all, "trainable.", state.trainable);
-  restore(file, all, "optimizer.", state.optimizer);
+  restore(file, all, "trainable.", state.trainable.edit());
+  restore(file, all, "optimizer.", state.optimizer.edit());
   restore(file, all, "start.", state.start);
   state.accumulator.clear();
   for (const auto& [name, array] : state.trainable) {
     if (const auto it = all.find("accumulator." + name); it != all.end()) {
-      state.accumulator.emplace(name, it->second);
+      state.accumulator.edit().emplace(name, it->second);
     }
   }
   state.count = require(file, all, "count", state.count);

@@ -141,13 +141,13 @@ class Planner {
     TrainStep step(run_.model, options);
     auto state = run_.state;
     auto part = step.gradients(state, largest, 1.0F / static_cast<float>(largest.num_supervised));
-    auto outputs = values(part.gradients);
+    auto outputs = part.gradients.arrays();
     outputs.push_back(part.loss);
     const auto gradients = graph_memory(outputs);
     const auto outcome = step.update(state, part.gradients, 1e-4);
     part.gradients.clear();
-    outputs = values(state.trainable);
-    const auto moments = values(state.optimizer);
+    outputs = state.trainable.arrays();
+    const auto moments = state.optimizer.arrays();
     outputs.insert(outputs.end(), moments.begin(), moments.end());
     outputs.insert(outputs.end(), {part.loss, outcome.grad_norm});
     auto replaced = values(run_.state.trainable);

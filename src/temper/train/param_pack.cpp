@@ -16,9 +16,21 @@ int num_elements_of(const mx::Shape& shape) {
   return count;
 }
 
-mx::array joined_vectors(const std::vector<mx::array>& parts) {
+// The elements of all parts, one after the other.
+mx::array end_to_end(const std::vector<mx::array>& parts) {
+  if (parts.size() == 1) {
+    return mx::flatten(parts[0]);
+  }
   const auto fits = [&](const auto& part) { return part.dtype() == parts[0].dtype() && gpu::serves(part); };
-  return std::all_of(parts.begin(), parts.end(), fits) ? gpu::join(parts) : mx::concatenate(parts, 0);
+  if (std::all_of(parts.begin(), parts.end(), fits)) {
+    return gpu::join(parts);
+  }
+  std::vector<mx::array> flat;
+  flat.reserve(parts.size());
+  for (const auto& part : parts) {
+    flat.push_back(mx::flatten(part));
+  }
+  return mx::concatenate(flat, 0);
 }
 
 } // namespace
@@ -49,12 +61,7 @@ mx::array ParamPack::join(std::size_t pack, const std::vector<mx::array>& parts)
   if (!members.packed) {
     return parts.at(0);
   }
-  std::vector<mx::array> flat;
-  flat.reserve(parts.size());
-  for (const auto& part : parts) {
-    flat.push_back(mx::flatten(part));
-  }
-  const auto joined = flat.size() == 1 ? flat[0] : joined_vectors(flat);
+  const auto joined = end_to_end(parts);
   return members.matrices ? mx::expand_dims(joined, 0) : joined;
 }
 
@@ -73,28 +80,6 @@ std::vector<mx::array> ParamPack::split(std::size_t pack, const mx::array& array
     at += count;
   }
   return parts;
-}
-
-mx::array ParamPack::pack(std::size_t pack, const Params& params, const std::string& prefix) const {
-  const auto& names = members_[pack].names;
-  const auto last = last_.find(prefix + names[0]);
-  std::vector<mx::array> parts;
-  parts.reserve(names.size());
-  bool same = last != last_.end();
-  for (const auto& name : names) {
-    parts.push_back(params.at(prefix + name));
-    same = same && parts.back().id() == last->second.views[parts.size() - 1].id();
-  }
-  return same ? last->second.array : join(pack, parts);
-}
-
-void ParamPack::unpack(std::size_t pack, const mx::array& array, Params& params, const std::string& prefix) {
-  const auto& names = members_[pack].names;
-  const auto views = split(pack, array);
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    params.insert_or_assign(prefix + names[i], views[i]);
-  }
-  last_.insert_or_assign(prefix + names[0], Unpacked{array, views});
 }
 
 mx::array ParamPack::all_set(const std::vector<mx::array>& flags) const {
@@ -135,6 +120,78 @@ mx::array ParamPack::all_set(const std::vector<mx::array>& flags) const {
   }
   return mx::take(mx::concatenate(found, 0),
                   mx::array(places.data(), {static_cast<int>(places.size())}, mx::int32), 0);
+}
+
+const Params& PackedParams::all() const {
+  if (!has_views_) {
+    for (const auto& [key, packed] : packs_) {
+      const auto& names = packed.plan->names(key.second);
+      const auto views = packed.plan->split(key.second, packed.array);
+      for (std::size_t i = 0; i < names.size(); ++i) {
+        params_.insert_or_assign(key.first + names[i], views[i]);
+      }
+    }
+    has_views_ = true;
+  }
+  return params_;
+}
+
+Params& PackedParams::edit() {
+  all();
+  packs_.clear();
+  return params_;
+}
+
+void PackedParams::clear() {
+  params_.clear();
+  packs_.clear();
+  has_views_ = true;
+}
+
+void PackedParams::set(const std::shared_ptr<const ParamPack>& plan, std::size_t pack, const mx::array& array,
+                       const std::string& prefix) {
+  packs_.insert_or_assign({prefix, pack}, Packed{plan, array});
+  has_views_ = false;
+}
+
+mx::array PackedParams::packed(const std::shared_ptr<const ParamPack>& plan, std::size_t pack,
+                               const std::string& prefix) const {
+  const auto found = packs_.find({prefix, pack});
+  if (found != packs_.end() && found->second.plan == plan) {
+    return found->second.array;
+  }
+  std::vector<mx::array> parts;
+  for (const auto& name : plan->names(pack)) {
+    parts.push_back(at(prefix + name));
+  }
+  return plan->join(pack, parts);
+}
+
+void PackedParams::add(const PackedParams& other) {
+  const auto same = [](const auto& a, const auto& b) {
+    return a.first == b.first && a.second.plan == b.second.plan;
+  };
+  if (!packs_.empty() && std::ranges::equal(packs_, other.packs_, same)) {
+    for (auto& [key, packed] : packs_) {
+      packed.array = packed.array + other.packs_.at(key).array;
+    }
+    has_views_ = false;
+    return;
+  }
+  for (auto& [name, sum] : edit()) {
+    sum = sum + other.at(name);
+  }
+}
+
+std::vector<mx::array> PackedParams::arrays() const {
+  if (packs_.empty()) {
+    return values(params_);
+  }
+  std::vector<mx::array> arrays;
+  for (const auto& [key, packed] : packs_) {
+    arrays.push_back(packed.array);
+  }
+  return arrays;
 }
 
 } // namespace temper

@@ -5,7 +5,9 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "temper/nn/params.h"
@@ -21,14 +23,7 @@ class ParamPack {
 
   static constexpr std::size_t kLargestPacked = std::size_t{1} << 20;
 
-  // A pack's array from those of `params` named `prefix` + a parameter's name. Lazy; nothing is copied where
-  // they are the views that unpack() last made of one.
-  mx::array pack(std::size_t pack, const Params& params, const std::string& prefix = "") const;
-
-  // The inverse: views of `array`, put into `params` by `prefix` + name.
-  void unpack(std::size_t pack, const mx::array& array, Params& params, const std::string& prefix = "");
-
-  // Without the memory of pack() and unpack(): for traces.
+  // A pack's array from its parameters, and the inverse: views of it. Lazy.
   mx::array join(std::size_t pack, const std::vector<mx::array>& parts) const;
   std::vector<mx::array> split(std::size_t pack, const mx::array& array) const;
 
@@ -51,13 +46,65 @@ class ParamPack {
     bool matrices = true;
     bool packed = false;
   };
-  struct Unpacked {
-    mx::array array;
-    std::vector<mx::array> views;
-  };
 
   std::vector<Members> members_;
-  std::map<std::string, Unpacked> last_; // by prefix and first name
+};
+
+// Parameters by name that may lie in packs' arrays. The views that they are of those are made when somebody
+// asks for one: hundreds of operations that a step does without. Reads as Params do.
+class PackedParams {
+ public:
+  PackedParams() = default;
+  PackedParams(Params params) : params_(std::move(params)) {
+  }
+
+  const Params& all() const;
+  operator const Params&() const {
+    return all();
+  }
+  Params::const_iterator begin() const {
+    return all().begin();
+  }
+  Params::const_iterator end() const {
+    return all().end();
+  }
+  const mx::array& at(const std::string& name) const {
+    return all().at(name);
+  }
+  bool contains(const std::string& name) const {
+    return all().contains(name);
+  }
+  std::size_t size() const {
+    return all().size();
+  }
+  bool empty() const {
+    return params_.empty() && packs_.empty();
+  }
+
+  // To change them one by one, after which no pack's array stands for any.
+  Params& edit();
+  void clear();
+
+  // All parameters of a pack of `plan`, by `prefix` + name, in `array` of its join().
+  void set(const std::shared_ptr<const ParamPack>& plan, std::size_t pack, const mx::array& array,
+           const std::string& prefix = "");
+  // What was set() of the same plan, else a join(). Lazy.
+  mx::array packed(const std::shared_ptr<const ParamPack>& plan, std::size_t pack,
+                   const std::string& prefix = "") const;
+  // Adds `other`'s of the same names. Lazy.
+  void add(const PackedParams& other);
+  // All there is to evaluate: packs' arrays, where there are such.
+  std::vector<mx::array> arrays() const;
+
+ private:
+  struct Packed {
+    std::shared_ptr<const ParamPack> plan;
+    mx::array array;
+  };
+
+  mutable Params params_;
+  mutable bool has_views_ = true;                               // of packs_, in params_
+  std::map<std::pair<std::string, std::size_t>, Packed> packs_; // by prefix and pack
 };
 
 } // namespace temper

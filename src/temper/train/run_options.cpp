@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "temper/data/mlx_lm_random.h"
+#include "temper/data/split_batch.h"
 #include "temper/train/trainable.h"
 
 namespace temper {
@@ -27,6 +28,7 @@ LoaderOptions loader_options(const RunConfig& config) {
   LoaderOptions options;
   options.batch_size = config.batch_size;
   options.batch_tokens = config.batch_tokens;
+  options.micro_batch_tokens = config.micro_batch_tokens;
   options.max_seq_length = config.max_seq_length;
   options.packing = config.packing;
   options.seed = config.seed;
@@ -45,6 +47,9 @@ TrainerOptions trainer_options(const RunConfig& config, const std::shared_ptr<co
   options.grad_accumulation_steps = config.grad_accumulation_steps;
   options.compat_mlx_lm = config.compat == "mlx-lm";
   options.loader = loader_options(config);
+  if (options.loader.micro_batch_tokens == 0 && mx::default_device() == mx::Device::gpu) {
+    options.loader.micro_batch_tokens = usual_micro_batch_tokens(*train, options.loader);
+  }
   options.total_steps = total_steps(config, train, options.loader);
   // In compat mode the total counts micro-batches; a schedule counts updates.
   const auto shares = options.compat_mlx_lm ? options.grad_accumulation_steps : 1;

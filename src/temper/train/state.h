@@ -7,15 +7,16 @@
 #include "temper/base/json.h"
 #include "temper/data/loader.h"
 #include "temper/nn/params.h"
+#include "temper/train/param_pack.h"
 
 namespace temper {
 
 struct TrainState {
   // On the device
-  Params trainable;   // LoRA factors, or for full fine-tuning the master weights; fp32
-  Params optimizer;   // moments, by Optimizer's names
-  Params accumulator; // gradient sums of an optimizer step under way; empty between steps
-  Params start;       // PiSSA: the factors that the base weights miss (trainable.h); never changes
+  PackedParams trainable;   // LoRA factors, or for full fine-tuning the master weights; fp32
+  PackedParams optimizer;   // moments, by Optimizer's names
+  PackedParams accumulator; // gradient sums of an optimizer step under way; empty between steps
+  Params start;             // PiSSA: the factors that the base weights miss (trainable.h); never changes
   mx::array count = mx::array(0, mx::int32);      // optimizer steps applied: skipped ones do not count
   mx::array loss_scale = mx::array(1.0F);         // fp16's dynamic scale; 1 otherwise
   mx::array good_steps = mx::array(0, mx::int32); // since the loss scale last changed

@@ -87,19 +87,19 @@ void TrainStep::prepare(const TrainState& state) {
     names.insert(name);
   }
   trained_ = std::make_shared<const std::set<std::string>>(std::move(names));
-  const ParamPack plan(state.trainable, [&](const std::string& name, const mx::array& array) {
-    const auto kind = options_.optimizer.elementwise_kind(name, array);
-    return kind.empty() || !computes_in_fp32(name) ? kind : kind + " fp32";
-  });
-  packs_.emplace(Packs{plan, plan, plan, {}});
+  packs_ =
+      std::make_shared<const ParamPack>(state.trainable, [&](const std::string& name, const mx::array& array) {
+        const auto kind = options_.optimizer.elementwise_kind(name, array);
+        return kind.empty() || !computes_in_fp32(name) ? kind : kind + " fp32";
+      });
   std::set<std::string> kinds;
   for (const auto& [name, array] : state.optimizer) {
     kinds.insert(name.substr(0, name.find('.') + 1));
   }
   for (const auto& kind : kinds) {
-    for (std::size_t i = 0; i < plan.size(); ++i) {
-      if (state.optimizer.contains(kind + plan.names(i)[0])) {
-        packs_->slots.emplace_back(kind, i);
+    for (std::size_t i = 0; i < packs_->size(); ++i) {
+      if (state.optimizer.contains(kind + packs_->names(i)[0])) {
+        slots_.emplace_back(kind, i);
       }
     }
   }
@@ -122,8 +122,8 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
     });
   }
   std::vector<mx::array> inputs;
-  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
-    inputs.push_back(packs_->trainable.pack(i, state.trainable));
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
+    inputs.push_back(state.trainable.packed(packs_, i));
   }
   append(inputs, frozen_);
   inputs.push_back(named_key(state.seed, "step " + std::to_string(state.micro_step)));
@@ -131,10 +131,10 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
   inputs.push_back(layout.words);
 
   const auto outputs = compiled(inputs);
-  const auto extra = 2 + packs_->gradients.size();
-  Params gradients;
-  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
-    packs_->gradients.unpack(i, outputs[2 + i], gradients);
+  const auto extra = 2 + packs_->size();
+  PackedParams gradients;
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
+    gradients.set(packs_, i, outputs[2 + i]);
   }
   return {outputs[0], std::move(gradients),
           outputs.size() > extra ? std::optional(outputs[extra]) : std::nullopt,
@@ -143,7 +143,7 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
 
 // The trained parameters as the forward pass takes them: fp32 masters compute in the model's dtype.
 Params TrainStep::traced_parameters(Reader& reader) const {
-  const auto& pack = packs_->trainable;
+  const auto& pack = *packs_;
   Params parameters;
   for (std::size_t i = 0; i < pack.size(); ++i) {
     const auto& names = pack.names(i);
@@ -191,12 +191,12 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
   std::vector<mx::array> outputs{loss[0] / loss_scale, loss[1]};
   // A loss that is not finite makes every gradient so: the step is skipped whatever they are.
   const auto divisor = mx::where(mx::isfinite(loss[0]), loss_scale, mx::array(std::nanf("")));
-  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
     std::vector<mx::array> parts;
-    for (const auto& name : packs_->gradients.names(i)) {
+    for (const auto& name : packs_->names(i)) {
       parts.push_back(gradients.at(name));
     }
-    outputs.push_back(mx::astype(packs_->gradients.join(i, parts), mx::float32) / divisor);
+    outputs.push_back(mx::astype(packs_->join(i, parts), mx::float32) / divisor);
   }
   if (loss.size() > 2) {
     outputs.push_back(loss[2]);
@@ -204,23 +204,22 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
   return outputs;
 }
 
-StepOutcome TrainStep::update(TrainState& state, const Params& gradients, double learning_rate) {
+StepOutcome TrainStep::update(TrainState& state, const PackedParams& gradients, double learning_rate) {
   prepare(state);
   if (!update_function_) {
     update_function_ =
         mx::compile([this](const std::vector<mx::array>& inputs) { return traced_update(inputs); });
   }
-  auto& packs = *packs_;
-  const auto count = packs.trainable.size();
+  const auto count = packs_->size();
   std::vector<mx::array> inputs;
   for (std::size_t i = 0; i < count; ++i) {
-    inputs.push_back(packs.trainable.pack(i, state.trainable));
+    inputs.push_back(state.trainable.packed(packs_, i));
   }
-  for (const auto& [kind, i] : packs.slots) {
-    inputs.push_back(packs.optimizer.pack(i, state.optimizer, kind));
+  for (const auto& [kind, i] : slots_) {
+    inputs.push_back(state.optimizer.packed(packs_, i, kind));
   }
   for (std::size_t i = 0; i < count; ++i) {
-    inputs.push_back(packs.gradients.pack(i, gradients));
+    inputs.push_back(gradients.packed(packs_, i));
   }
   inputs.insert(inputs.end(), {state.count, state.loss_scale, state.good_steps,
                                mx::array(static_cast<float>(learning_rate))});
@@ -228,10 +227,10 @@ StepOutcome TrainStep::update(TrainState& state, const Params& gradients, double
   const auto outputs = update_function_(inputs);
   std::size_t at = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    packs.trainable.unpack(i, outputs.at(at++), state.trainable);
+    state.trainable.set(packs_, i, outputs.at(at++));
   }
-  for (const auto& [kind, i] : packs.slots) {
-    packs.optimizer.unpack(i, outputs.at(at++), state.optimizer, kind);
+  for (const auto& [kind, i] : slots_) {
+    state.optimizer.set(packs_, i, outputs.at(at++), kind);
   }
   state.count = outputs.at(at++);
   state.loss_scale = outputs.at(at++);
@@ -244,17 +243,17 @@ StepOutcome TrainStep::update(TrainState& state, const Params& gradients, double
 std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& inputs) const {
   Reader reader(inputs);
   // A pack's first parameter stands for all of it.
-  const auto name_of = [&](std::size_t pack) { return packs_->trainable.names(pack)[0]; };
+  const auto name_of = [&](std::size_t pack) { return packs_->names(pack)[0]; };
   Params trainable;
   Params moments;
   Params gradients;
-  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
     trainable.emplace(name_of(i), reader.one());
   }
-  for (const auto& [kind, i] : packs_->slots) {
+  for (const auto& [kind, i] : slots_) {
     moments.emplace(kind + name_of(i), reader.one());
   }
-  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
     gradients.emplace(name_of(i), reader.one());
   }
   const auto count = reader.one();
@@ -271,10 +270,10 @@ std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& in
 
   std::vector<mx::array> outputs;
   // A step that is not finite changes nothing.
-  for (std::size_t i = 0; i < packs_->trainable.size(); ++i) {
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
     outputs.push_back(mx::where(applied, new_trainable.at(name_of(i)), trainable.at(name_of(i))));
   }
-  for (const auto& [kind, i] : packs_->slots) {
+  for (const auto& [kind, i] : slots_) {
     const auto name = kind + name_of(i);
     outputs.push_back(mx::where(applied, new_moments.at(name), moments.at(name)));
   }
@@ -293,10 +292,10 @@ std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& in
   outputs.push_back(applied);
 
   std::vector<mx::array> finite;
-  for (std::size_t i = 0; i < packs_->gradients.size(); ++i) {
+  for (std::size_t i = 0; i < packs_->size(); ++i) {
     finite.push_back(mx::isfinite(gradients.at(name_of(i))));
   }
-  outputs.push_back(packs_->gradients.all_set(finite));
+  outputs.push_back(packs_->all_set(finite));
   return outputs;
 }
 

@@ -41,7 +41,7 @@ struct StepOptions {
 
 struct LossAndGradients {
   mx::array loss;                        // fp32 scalar: this micro-batch's part of the step's mean loss
-  Params gradients;                      // fp32, by the trainable parameters' names
+  PackedParams gradients;                // fp32, by the trainable parameters' names
   std::optional<mx::array> load_balance; // of layers of experts (nn/moe.h): fp32 scalar, 1 is balanced
   // On a GPU what the middle of the forward pass makes, for StepQueue; lets go of it early.
   std::optional<mx::array> midway{};
@@ -76,20 +76,14 @@ class TrainStep {
 
   // Clips, updates, and replaces state's device part; increments nothing on the host. A step with a
   // non-finite gradient leaves parameters and moments as they were. Lazy.
-  StepOutcome update(TrainState& state, const Params& gradients, double learning_rate);
+  StepOutcome update(TrainState& state, const PackedParams& gradients, double learning_rate);
 
  private:
   using Compiled = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
   class Reader;
 
-  // How the trained parameters, their moments and gradients lie in few arrays.
-  struct Packs {
-    ParamPack trainable;
-    ParamPack optimizer;
-    ParamPack gradients;
-    std::vector<std::pair<std::string, std::size_t>>
-        slots; // the optimizer's state: its kind ("m."), of which pack
-  };
+  // The optimizer's state of a pack: its kind ("m."), of which pack.
+  using Slot = std::pair<std::string, std::size_t>;
 
   void prepare(const TrainState& state);
   Params traced_parameters(Reader& reader) const;
@@ -100,7 +94,9 @@ class TrainStep {
   const Model& model_;
   StepOptions options_;
   Params frozen_;
-  std::optional<Packs> packs_; // known from the first state on, as is:
+  // Known from the first state on: how trained parameters, their moments and gradients lie in few arrays.
+  std::shared_ptr<const ParamPack> packs_;
+  std::vector<Slot> slots_;
   std::shared_ptr<const std::set<std::string>> trained_;
   std::map<std::string, Compiled> gradient_functions_; // by batch shape
   Compiled update_function_;

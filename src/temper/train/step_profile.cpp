@@ -192,7 +192,7 @@ StepProfile profile_step(const Model& model, TrainStep& step, TrainState& state,
   auto part =
       step.gradients(state, batch, 1.0F / static_cast<float>(std::max<std::int64_t>(1, batch.num_supervised)));
   run("forward", {part.loss});
-  run("backward", values(part.gradients));
+  run("backward", part.gradients.arrays());
   const auto outcome = step.update(state, part.gradients, 1e-5);
   ++state.micro_step;
   part.gradients.clear();

@@ -119,7 +119,7 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
     accumulate(std::move(part.gradients));
     if (i + 1 < batches.size()) {
       // One after the other, so that what a micro-batch takes is gone before the next one's.
-      auto so_far = values(state_.accumulator);
+      auto so_far = state_.accumulator.arrays();
       so_far.push_back(loss);
       queue_.push(midway, std::move(so_far));
     }
@@ -146,7 +146,7 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   state_.total_tokens += result.num_tokens;
   state_.cursor = loader_.cursor();
 
-  auto outputs = pending.outcome ? pending.outcome->arrays : values(state_.accumulator);
+  auto outputs = pending.outcome ? pending.outcome->arrays : state_.accumulator.arrays();
   outputs.push_back(loss);
   if (load_balance) {
     outputs.push_back(*load_balance);
@@ -156,13 +156,11 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   pending_.push_back(std::move(pending));
 }
 
-void Trainer::accumulate(Params gradients) {
+void Trainer::accumulate(PackedParams gradients) {
   if (state_.accumulator.empty()) {
     state_.accumulator = std::move(gradients);
-    return;
-  }
-  for (auto& [name, sum] : state_.accumulator) {
-    sum = sum + gradients.at(name);
+  } else {
+    state_.accumulator.add(gradients);
   }
 }
 
