@@ -64,19 +64,25 @@ Arrays part_of_block(ForwardContext& context, const std::string& prefix, const s
   auto names = layers;
   names.insert(names.end(), norms.begin(), norms.end());
   const auto [trained, others] = own_parameters(context, prefix, names);
+  const auto next_site = std::make_shared<std::uint32_t>();
   const auto run = [like = trained, frozen = std::make_shared<Params>(others), part, lora = context.lora,
-                    trained_names = context.trained](const Arrays& in, Kept& kept) {
+                    trained_names = context.trained, key = context.dropout_key, site = context.dropout_site,
+                    next_site](const Arrays& in, Kept& kept) {
     const auto own = with_values(like, in, 1);
-    ForwardContext inner{ParamView(*frozen, &own), lora, std::nullopt};
+    ForwardContext inner{ParamView(*frozen, &own), lora, key, site};
     inner.trained = trained_names;
     inner.kept = &kept;
-    return part(inner, in[0]);
+    auto out = part(inner, in[0]);
+    *next_site = inner.dropout_site;
+    return out;
   };
   Arrays inputs{x};
   for (const auto& [name, array] : trained) {
     inputs.push_back(array);
   }
-  return partly_recomputed(run)(inputs);
+  auto out = partly_recomputed(run)(inputs);
+  context.dropout_site = *next_site;
+  return out;
 }
 
 } // namespace temper

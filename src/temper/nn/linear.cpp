@@ -25,23 +25,43 @@ mx::array embedding_rows(const ParamView& params, const std::string& name, const
   return mx::astype(mx::take(params.at(name + ".weight"), tokens, 0), dtype);
 }
 
-AdaptedLinear adapted_layer(const ForwardContext& context, const std::string& name, int in_features,
+// Draws a key where the adapter drops of its input.
+AdaptedLinear adapted_layer(ForwardContext& context, const std::string& name, int in_features,
                             mx::Dtype dtype) {
   const auto& params = context.params;
   AdaptedLinear layer;
-  layer.frozen.packed = packed_weight(params, name, in_features);
-  if (!layer.frozen.packed) {
-    layer.frozen.dense = dense_weight(params, name, in_features, dtype);
+  layer.weight.packed = packed_weight(params, name, in_features);
+  if (!layer.weight.packed) {
+    layer.weight.dense = dense_weight(params, name, in_features, dtype);
+    layer.weight.trains_matrix = context.trained->contains(name + ".weight");
   }
   if (const auto* bias = params.find(name + ".bias")) {
-    layer.frozen.bias = *bias;
+    layer.weight.bias = *bias;
+    layer.weight.trains_bias = context.trained->contains(name + ".bias");
   }
   if (const auto* a = params.find(name + ".lora_a")) {
+    const auto lora = context.lora.of(name);
     layer.lora = LoraPair{*a, params.at(name + ".lora_b")};
-    layer.scale = context.lora.of(name).scale;
+    layer.scale = lora.scale;
     check_lora_shapes(*layer.lora, in_features, params.at(name + ".weight").shape(0));
+    if (const auto key = next_dropout_key(context)) {
+      layer.dropout = lora.dropout;
+      layer.dropout_key = kept_or(context.kept, [&] { return *key; });
+    }
+    if (params.find(name + ".m") != nullptr) {
+      layer.magnitude_O =
+          mx::astype(dora_scale(params, name, *layer.lora, layer.scale, dtype, context.kept), dtype);
+    }
   }
   return layer;
+}
+
+// Whether adapted_swiglu_layers() may serve the layer: frozen, adapted, neither dropout nor magnitude.
+bool is_plainly_adapted(const ForwardContext& context, const std::string& name) {
+  const auto& params = context.params;
+  return params.find(name + ".lora_a") != nullptr && params.find(name + ".m") == nullptr &&
+         params.find(name + ".bias") == nullptr && !context.trained->contains(name + ".weight") &&
+         !(context.dropout_key && context.lora.dropout > 0);
 }
 
 } // namespace
@@ -88,15 +108,19 @@ std::optional<mx::array> next_dropout_key(ForwardContext& context) {
 }
 
 mx::array dora_scale(const ParamView& params, const std::string& name, const LoraPair& pair, float scale,
-                     mx::Dtype dtype) {
+                     mx::Dtype dtype, Kept* kept) {
   if (const auto* fixed = params.find(name + ".dora_scale")) {
     return *fixed;
   }
-  const auto a_RI = mx::transpose(mx::astype(pair.a, dtype));
-  const auto* known = params.find(name + ".weight_norm");
-  const auto norms_O = known != nullptr ? *known : row_norms(dense_weight(params, name, a_RI.shape(1), dtype));
-  const auto wa_RO = weight_product(params, name, mx::stop_gradient(a_RI));
-  return mx::astype(params.at(name + ".m"), mx::float32) / adapted_row_norms(norms_O, wa_RO, pair, scale);
+  const auto adapted_norms = [&] {
+    const auto a_RI = mx::transpose(mx::astype(pair.a, dtype));
+    const auto* known = params.find(name + ".weight_norm");
+    const auto norms_O =
+        known != nullptr ? *known : row_norms(dense_weight(params, name, a_RI.shape(1), dtype));
+    const auto wa_RO = weight_product(params, name, mx::stop_gradient(a_RI));
+    return adapted_row_norms(norms_O, wa_RO, pair, scale);
+  };
+  return mx::astype(params.at(name + ".m"), mx::float32) / kept_or(kept, adapted_norms);
 }
 
 mx::array linear(ForwardContext& context, const std::string& name, const mx::array& x) {
@@ -119,15 +143,9 @@ mx::array linear(ForwardContext& context, const std::string& name, const mx::arr
 
 bool has_lean_gradient(const ForwardContext& context, const std::string& name, std::size_t num_rows) {
   const auto& params = context.params;
-  if (!context.trained || context.trained->contains(name + ".weight") ||
-      context.trained->contains(name + ".bias") || params.find(name + ".m") != nullptr) {
-    return false;
-  }
-  const bool adapted = params.find(name + ".lora_a") != nullptr;
-  if (adapted && context.dropout_key && context.lora.of(name).dropout > 0) {
-    return false;
-  }
-  return params.find(name + ".scales") == nullptr || unpacks_for(num_rows);
+  const bool is_packed =
+      params.find(name + ".scales") != nullptr && params.at(name + ".weight").dtype() == mx::uint32;
+  return context.trained && (!is_packed || unpacks_for(num_rows));
 }
 
 std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::string>& names,
@@ -154,7 +172,7 @@ std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::stri
                                         const std::string& down, const mx::array& x) {
   const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
   for (const auto& name : {gate, up, down}) {
-    if (!has_lean_gradient(context, name, num_rows) || context.params.find(name + ".lora_a") == nullptr) {
+    if (!has_lean_gradient(context, name, num_rows) || !is_plainly_adapted(context, name)) {
       return std::nullopt;
     }
   }

@@ -29,7 +29,7 @@ struct ForwardContext {
 };
 
 // Whether linears() computes the layer by adapted_linears() (nn/adapted_linear.h), with a backward pass written
-// by hand: in training, over a frozen weight, with an adapter without dropout or magnitude, or none.
+// by hand: in training, unless the weight is packed and the rows so few that it is not unpacked for them.
 bool has_lean_gradient(const ForwardContext& context, const std::string& name, std::size_t num_rows);
 
 // linear() of each layer over one x: together where all have lean gradients. In a part of a block that is
@@ -71,8 +71,9 @@ mx::array embed(ForwardContext& context, const std::string& name, const mx::arra
 // DoRA's factor m / |W + s (A B)^T| of each output feature, fp32 [O], for a layer with "<name>.m"; `pair` are
 // its factors as a linear layer's (an embedding's: transposed and changed round). From "<name>.dora_scale" if
 // that was computed before (fixed_dora_scales()), else by adapted_row_norms() with "<name>.weight_norm", else
-// with the norms of the weight itself. Differentiable in m. Lazy.
+// with the norms of the weight itself. The norms of W + s (A B)^T are kept, or found there. Differentiable in
+// m. Lazy.
 mx::array dora_scale(const ParamView& params, const std::string& name, const LoraPair& pair, float scale,
-                     mx::Dtype dtype);
+                     mx::Dtype dtype, Kept* kept = nullptr);
 
 } // namespace temper

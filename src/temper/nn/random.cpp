@@ -23,9 +23,16 @@ mx::array fold_in(const mx::array& key, std::uint32_t site) {
   return mx::random::bits({2}, 4, shifted);
 }
 
+mx::array dropout_mask(const mx::Shape& shape, float probability, const mx::array& key) {
+  return mx::random::bernoulli(mx::array(1.0F - probability), shape, key);
+}
+
+mx::array masked(const mx::array& x, const mx::array& mask, float probability) {
+  return mx::where(mask, x * mx::array(1.0F / (1.0F - probability), x.dtype()), mx::zeros({}, x.dtype()));
+}
+
 mx::array dropout(const mx::array& x, float probability, const mx::array& key) {
-  const auto keep = mx::random::bernoulli(mx::array(1.0F - probability), x.shape(), key);
-  return mx::where(keep, x * mx::array(1.0F / (1.0F - probability), x.dtype()), mx::zeros({}, x.dtype()));
+  return masked(x, dropout_mask(x.shape(), probability, key), probability);
 }
 
 } // namespace temper

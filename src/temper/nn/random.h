@@ -18,4 +18,9 @@ mx::array fold_in(const mx::array& key, std::uint32_t site);
 // Source: Srivastava et al. 2014, JMLR 15.
 mx::array dropout(const mx::array& x, float probability, const mx::array& key);
 
+// The same in two parts: which elements stay (bool), and x with what becomes of it. A mask depends on the
+// number of elements, not on how they are shaped. Lazy.
+mx::array dropout_mask(const mx::Shape& shape, float probability, const mx::array& key);
+mx::array masked(const mx::array& x, const mx::array& mask, float probability);
+
 } // namespace temper

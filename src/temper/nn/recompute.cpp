@@ -2,6 +2,17 @@
 
 namespace temper {
 
+mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
+  if (kept != nullptr && kept->replays()) {
+    return kept->next();
+  }
+  auto array = make();
+  if (kept != nullptr) {
+    kept->put(array);
+  }
+  return array;
+}
+
 ArrayFunction partly_recomputed(const KeepingFunction& f) {
   return [f](const std::vector<mx::array>& inputs) {
     std::size_t num_outputs = 0;

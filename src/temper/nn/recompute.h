@@ -51,6 +51,9 @@ class Kept {
   bool replays_ = false;
 };
 
+// `make()`, kept in a first run and found in a second; without `kept` no more than that. Lazy.
+mx::array kept_or(Kept* kept, const std::function<mx::array()>& make);
+
 using KeepingFunction = std::function<std::vector<mx::array>(const std::vector<mx::array>& inputs, Kept& kept)>;
 
 // As recomputed(), but the second run finds what the first one kept: of a chain of operations the costly

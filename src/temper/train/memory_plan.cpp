@@ -23,6 +23,8 @@ constexpr std::int64_t kBusyTokensGpu = 4096;
 constexpr std::int64_t kBusyTokensCpu = 512;
 // A device's own memory is planned for where a rough sum exceeds this share of it.
 constexpr double kPlenty = 0.5;
+// Of a batch's own arrays (infer/batch_input.h), at most nine words a token: this one's and the next one's.
+constexpr std::int64_t kBatchBytesPerToken = std::int64_t{2} * 9 * 4;
 
 std::int64_t busy_tokens() {
   return mx::default_device() == mx::Device::gpu ? kBusyTokensGpu : kBusyTokensCpu;
@@ -160,7 +162,7 @@ class Planner {
     if (batches.size() * static_cast<std::size_t>(run_.grad_accumulation_steps) > 1) {
       plan.peak_bytes = std::max(plan.peak_bytes, gradients.peak + gradients.left); // the sums so far
     }
-    plan.peak_bytes += in_use_ + plan.headroom_bytes;
+    plan.peak_bytes += in_use_ + plan.headroom_bytes + kBatchBytesPerToken * plan.micro_batch_tokens;
     return plan;
   }
 

@@ -1,0 +1,131 @@
+// The lean path (tests/train/lean_step_test.cpp) for every family and method: its gradients beside the plain
+// twin's, and how much less it holds.
+#include <algorithm>
+
+#include "models/families.h"
+#include "temper/nn/graph_memory.h"
+#include "temper/nn/host_op.h"
+#include "temper/train/step.h"
+#include "train/support.h"
+
+using namespace temper;
+using namespace temper::test;
+
+namespace {
+
+struct Way {
+  std::string name;
+  float dropout = 0.0F;
+  bool dora = false;
+  bool adapts = true;
+  // Trained whole: tensors of the block from which on all do, and whose names hold one of these ("": all).
+  std::vector<std::string> whole{};
+  int first_block = 0;
+
+  LoraConfig lora() const {
+    return {.rank = 4, .scale = 2.0F, .dropout = dropout, .dora = dora};
+  }
+};
+
+const std::vector<Way>& ways() {
+  static const std::vector<Way> kWays{
+      {"lora"},
+      {"lora, dropout", 0.3F},
+      {"dora", 0.0F, true},
+      {"dora, dropout", 0.3F, true},
+      {"full", 0.0F, false, false, {""}},
+      {"full, last block", 0.0F, false, false, {""}, 1},
+      {"lora, norms and biases", 0.0F, false, true, {"norm", "bias"}},
+  };
+  return kWays;
+}
+
+// Adds to `model` what the way's forward pass wants beside the parameters.
+Params trainable_of(const Way& way, Model& model) {
+  Params params;
+  if (way.adapts) {
+    auto layers = adaptable_layers(model.spec, -1, {});
+    std::erase_if(layers, [&](const auto& layer) { return way.dora && layer.num_experts > 0; });
+    const auto norms = way.dora ? weight_norms(model.params, layers) : Params{};
+    params = init_adapter(way.lora(), layers, 1, norms);
+    for (auto& [name, array] : params) {
+      array = array + 0.1F * randn(array.shape(), name);
+    }
+    model.params.insert(norms.begin(), norms.end());
+  }
+  for (const auto& [name, array] : model.params) {
+    const auto block = block_of(model.spec, name).value_or(0);
+    const bool is_named = std::any_of(way.whole.begin(), way.whole.end(),
+                                      [&](const auto& part) { return name.find(part) != std::string::npos; });
+    if (is_named && block >= way.first_block && mx::issubdtype(array.dtype(), mx::floating) &&
+        !name.ends_with(".scales") && !name.ends_with(".biases") && !name.ends_with(".weight_norm")) {
+      params.emplace(name, mx::astype(array, mx::float32));
+    }
+  }
+  mx::eval(values(params));
+  return params;
+}
+
+LossAndGradients step_graph(const Model& model, const Way& way, const Params& trainable, const HostBatch& batch,
+                            bool plain, bool checkpoint = false) {
+  auto options = step_options();
+  options.lora = way.lora();
+  options.plain = plain;
+  options.checkpoint = checkpoint;
+  TrainStep step(model, options);
+  return step.gradients(step.initial_state(trainable, 1), batch,
+                        1.0F / static_cast<float>(batch.num_supervised));
+}
+
+void check_way(const Way& way, Model model, bool packing, bool checkpoint) {
+  const auto trainable = trainable_of(way, model);
+  const auto batch = family_batch({40, 7, 22, 2, 13, 31, 70}, packing);
+  const auto plain = step_graph(model, way, trainable, batch, true);
+  const auto lean = step_graph(model, way, trainable, batch, false, checkpoint);
+  for (const auto* found : {&plain, &lean}) {
+    auto all = values(found->gradients);
+    all.push_back(found->loss);
+    mx::eval(all);
+  }
+  CHECK(lean.loss.item<float>() == doctest::Approx(plain.loss.item<float>()).epsilon(1e-5));
+  REQUIRE(lean.gradients.size() == trainable.size());
+  for (const auto& [name, gradient] : plain.gradients) {
+    CAPTURE(name);
+    CHECK(relative_difference(lean.gradients.at(name), gradient) < 1e-4F);
+  }
+}
+
+struct PlainOps {
+  PlainOps() {
+    set_host_kernels(false);
+  }
+  ~PlainOps() {
+    set_host_kernels(true);
+  }
+};
+
+} // namespace
+
+TEST_CASE("lean gradients are their plain twins', for every family and method") {
+  for (const auto& family : family_names()) {
+    CAPTURE(family);
+    const auto model = family_model(family);
+    for (const auto& way : ways()) {
+      CAPTURE(way.name);
+      check_way(way, model, true, false);
+    }
+  }
+}
+
+TEST_CASE("lean gradients in recomputed blocks, of unpacked rows, without host kernels") {
+  for (const std::string family : {"llama", "lfm2_bias", "qwen3_5_moe_text", "gpt_oss"}) {
+    CAPTURE(family);
+    const auto model = family == "llama" ? tiny_model() : family_model(family);
+    for (const auto& way : ways()) {
+      CAPTURE(way.name);
+      check_way(way, model, false, true);
+      const PlainOps plain_ops;
+      check_way(way, model, false, false);
+    }
+  }
+}
