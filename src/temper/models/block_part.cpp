@@ -54,29 +54,30 @@ Entry enter(const DecoderSpec& spec, const ForwardContext& context, const std::s
   return {beside, y};
 }
 
-Arrays part_of_block(ForwardContext& context, const std::string& prefix, const std::vector<std::string>& layers,
-                     const std::vector<std::string>& norms, const mx::array& x, const BlockPart& part) {
-  const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
+Arrays part_of_block(ForwardContext& context, const std::string& prefix, const PartParameters& parameters,
+                     const Arrays& in, const BlockPart& part) {
+  const auto& layers = parameters.layers;
+  const auto num_rows = in[0].size() / static_cast<std::size_t>(in[0].shape(-1));
   if (!std::all_of(layers.begin(), layers.end(),
                    [&](const auto& name) { return has_lean_gradient(context, name, num_rows); })) {
-    return part(context, x);
+    return part(context, in);
   }
   auto names = layers;
-  names.insert(names.end(), norms.begin(), norms.end());
-  const auto [trained, others] = own_parameters(context, prefix, names);
+  names.insert(names.end(), parameters.others.begin(), parameters.others.end());
+  const auto [trained, frozen] = own_parameters(context, prefix, names);
   const auto next_site = std::make_shared<std::uint32_t>();
-  const auto run = [like = trained, frozen = std::make_shared<Params>(others), part, lora = context.lora,
+  const auto run = [like = trained, rest = std::make_shared<Params>(frozen), part, lora = context.lora,
                     trained_names = context.trained, key = context.dropout_key, site = context.dropout_site,
-                    next_site](const Arrays& in, Kept& kept) {
-    const auto own = with_values(like, in, 1);
-    ForwardContext inner{ParamView(*frozen, &own), lora, key, site};
+                    next_site, count = in.size()](const Arrays& inputs, Kept& kept) {
+    const auto own = with_values(like, inputs, count);
+    ForwardContext inner{ParamView(*rest, &own), lora, key, site};
     inner.trained = trained_names;
     inner.kept = &kept;
-    auto out = part(inner, in[0]);
+    auto out = part(inner, {inputs.begin(), inputs.begin() + static_cast<std::ptrdiff_t>(count)});
     *next_site = inner.dropout_site;
     return out;
   };
-  Arrays inputs{x};
+  auto inputs = in;
   for (const auto& [name, array] : trained) {
     inputs.push_back(array);
   }

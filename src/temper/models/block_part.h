@@ -47,14 +47,22 @@ struct HalfBlock {
   mx::array x;
 };
 
-using BlockPart = std::function<std::vector<mx::array>(ForwardContext& context, const mx::array& x)>;
+// Over what goes in: the residual stream, or what comes of it.
+using BlockPart =
+    std::function<std::vector<mx::array>(ForwardContext& context, const std::vector<mx::array>& in)>;
 
-// part(x), which reads `layers` and `norms` of the block, partly recomputed where all of the linear layers have
-// lean gradients: what it holds for the backward pass is x and what its linear layers keep. The backward pass
-// runs after the caller has returned, so the block's parameters go along. Lazy.
+// Which of a block's parameters a part of it reads.
+struct PartParameters {
+  std::vector<std::string> layers; // linear layers
+  std::vector<std::string> others; // what else may train: names of norms and the like, or a folder of names
+};
+
+// part(in), partly recomputed where all of its linear layers have lean gradients: what it holds for the
+// backward pass is `in` and what it keeps of its first run (recompute.h). The backward pass runs after the
+// caller has returned, so the block's parameters go along. Lazy; differentiable in `in` and the parameters
+// named.
 std::vector<mx::array> part_of_block(ForwardContext& context, const std::string& prefix,
-                                     const std::vector<std::string>& layers,
-                                     const std::vector<std::string>& norms, const mx::array& x,
+                                     const PartParameters& parameters, const std::vector<mx::array>& in,
                                      const BlockPart& part);
 
 } // namespace temper

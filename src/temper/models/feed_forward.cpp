@@ -55,13 +55,13 @@ mx::array expert_layer(ForwardContext& context, const std::string& name, const E
 HalfBlock dense_ffn(const DecoderSpec& spec, ForwardContext& context, int layer, const mx::array& h) {
   const auto prefix = block_prefix(spec, layer);
   const auto name = prefix + spec.names.mlp + ".";
-  const auto run = [&spec, prefix, name](ForwardContext& inner, const mx::array& in) {
-    const auto entry = enter(spec, inner, prefix, spec.names.mlp_norm, in);
+  const auto run = [&spec, prefix, name](ForwardContext& inner, const Arrays& in) {
+    const auto entry = enter(spec, inner, prefix, spec.names.mlp_norm, in[0]);
     return Arrays{feed_forward(spec, inner, name, entry.normed), entry.x};
   };
   auto layers = gate_layers(spec, name);
   layers.push_back(name + spec.names.down);
-  const auto out = part_of_block(context, prefix, layers, {prefix + spec.names.mlp_norm}, h, run);
+  const auto out = part_of_block(context, prefix, {layers, {prefix + spec.names.mlp_norm}}, {h}, run);
   return {out[0], out[1]};
 }
 

@@ -131,8 +131,8 @@ Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const Pas
                      const mx::array& x) {
   const auto prefix = block_prefix(spec, layer);
   const auto name = prefix + spec.names.attention + ".";
-  const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const mx::array& in) {
-    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in);
+  const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const Arrays& in) {
+    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in[0]);
     auto queries = project(spec, inner, name, entry.normed);
     normalize(spec, inner, name, queries);
     const auto* table = rope_of(spec, input, layer);
@@ -146,9 +146,10 @@ Queries make_queries(const DecoderSpec& spec, ForwardContext& context, const Pas
     }
     return arrays;
   };
-  const auto out = part_of_block(
-      context, prefix, query_layers(spec, name),
-      {prefix + spec.names.mixer_norm, name + spec.names.q_norm, name + spec.names.k_norm}, x, run);
+  const PartParameters parameters{
+      query_layers(spec, name),
+      {prefix + spec.names.mixer_norm, name + spec.names.q_norm, name + spec.names.k_norm}};
+  const auto out = part_of_block(context, prefix, parameters, {x}, run);
   return {out[1],
           out[2],
           out[3],
@@ -169,11 +170,17 @@ HalfBlock attention_mixer(const DecoderSpec& spec, ForwardContext& context, cons
   if (spec.sinks) {
     settings.sinks_H = mx::astype(context.params.at(name + "sinks"), x.dtype());
   }
-  auto merged = attend(spec, input, settings, layer, queries);
-  if (queries.gate_BTC) {
-    merged = merged * mx::sigmoid(*queries.gate_BTC);
+  const auto merged = attend(spec, input, settings, layer, queries);
+  const auto output = name + spec.names.output;
+  if (!queries.gate_BTC) {
+    return {linears(context, {output}, merged)[0], queries.x_BTE};
   }
-  return {linears(context, {name + spec.names.output}, merged)[0], queries.x_BTE};
+  const auto run = [output](ForwardContext& inner, const Arrays& in) {
+    return linears(inner, {output}, in[0] * mx::sigmoid(in[1]));
+  };
+  const auto y =
+      part_of_block(context, block_prefix(spec, layer), {{output}, {}}, {merged, *queries.gate_BTC}, run);
+  return {y[0], queries.x_BTE};
 }
 
 // The state in place `slot` that a recurrent layer carries; none at a text's start.
@@ -192,57 +199,82 @@ void carry(const PassInput& input, int layer, std::vector<mx::array> state) {
 }
 
 // LFM2's: a convolution between two gates.
-mx::array conv_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+HalfBlock conv_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                      const mx::array& x) {
-  const auto name = block_prefix(spec, layer) + "conv.";
-  const auto parts = mx::split(linear(context, name + "in_proj", x), 3, -1);
-  const auto* bias = context.params.find(name + "conv.bias");
-  const auto mixed = short_conv(parts[0] * parts[2], context.params.at(name + "conv.weight"),
-                                bias != nullptr ? std::optional(*bias) : std::nullopt, input.positions_BT,
-                                carried(input, layer, 0));
-  carry(input, layer, {mixed.state});
-  return linear(context, name + "out_proj", parts[1] * mixed.y_BTC);
+  const auto prefix = block_prefix(spec, layer);
+  const auto name = prefix + "conv.";
+  const auto run = [&spec, input, layer, prefix, name](ForwardContext& inner, const Arrays& in) {
+    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in[0]);
+    const auto parts = mx::split(linears(inner, {name + "in_proj"}, entry.normed, true)[0], 3, -1);
+    const auto* bias = inner.params.find(name + "conv.bias");
+    const auto mixed = short_conv(parts[0] * parts[2], inner.params.at(name + "conv.weight"),
+                                  bias != nullptr ? std::optional(*bias) : std::nullopt, input.positions_BT,
+                                  carried(input, layer, 0));
+    carry(input, layer, {mixed.state});
+    return Arrays{linears(inner, {name + "out_proj"}, parts[1] * mixed.y_BTC)[0], entry.x};
+  };
+  const PartParameters parameters{{name + "in_proj", name + "out_proj"},
+                                  {prefix + spec.names.mixer_norm, name + "conv"}};
+  const auto out = part_of_block(context, prefix, parameters, {x}, run);
+  return {out[0], out[1]};
 }
 
-// Qwen3.5's linear attention.
-mx::array delta_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
-                      const mx::array& x) {
+// The gated delta rule over what the input projections give, its gate's too: [B, T, H V] before the output's.
+mx::array delta_rule(const DecoderSpec& spec, const ForwardContext& context, const PassInput& input, int layer,
+                     const Arrays& projected) {
   const auto& d = spec.delta;
+  const auto& params = context.params;
   const auto name = block_prefix(spec, layer) + "linear_attn.";
-  const auto qkv = linear(context, name + "in_proj_qkv", x);
-  const auto z = linear(context, name + "in_proj_z", x);
-  const auto b = mx::astype(linear(context, name + "in_proj_b", x), mx::float32);
-  const auto a = mx::astype(linear(context, name + "in_proj_a", x), mx::float32);
-
-  const auto conv = short_conv(qkv, context.params.at(name + "conv1d.weight"), std::nullopt, input.positions_BT,
+  const auto& [qkv, z, b, a] = std::tie(projected[0], projected[1], projected[2], projected[3]);
+  const auto conv = short_conv(qkv, params.at(name + "conv1d.weight"), std::nullopt, input.positions_BT,
                                carried(input, layer, 0));
   const auto mixed = conv.y_BTC * mx::sigmoid(conv.y_BTC);
   const int keys = d.num_key_heads * d.key_dim;
   const auto parts = split_at(mixed, {keys, keys, d.num_value_heads * d.value_dim});
-  const auto decay_rate = mx::exp(mx::astype(context.params.at(name + "A_log"), mx::float32));
-  const auto dt = a + mx::astype(context.params.at(name + "dt_bias"), mx::float32);
+  const auto decay_rate = mx::exp(mx::astype(params.at(name + "A_log"), mx::float32));
+  const auto dt = mx::astype(a, mx::float32) + mx::astype(params.at(name + "dt_bias"), mx::float32);
   const auto softplus = mx::logaddexp(dt, mx::array(0.0F));
-  const auto delta =
-      gated_delta({mx::unflatten(parts[0], 2, {d.num_key_heads, d.key_dim}),
-                   mx::unflatten(parts[1], 2, {d.num_key_heads, d.key_dim}),
-                   mx::unflatten(parts[2], 2, {d.num_value_heads, d.value_dim}), -decay_rate * softplus,
-                   mx::sigmoid(b), input.positions_BT, carried(input, layer, 1), !input.recomputed});
+  const bool is_recomputed = input.recomputed || context.kept != nullptr;
+  const auto delta = gated_delta({mx::unflatten(parts[0], 2, {d.num_key_heads, d.key_dim}),
+                                  mx::unflatten(parts[1], 2, {d.num_key_heads, d.key_dim}),
+                                  mx::unflatten(parts[2], 2, {d.num_value_heads, d.value_dim}),
+                                  -decay_rate * softplus, mx::sigmoid(mx::astype(b, mx::float32)),
+                                  input.positions_BT, carried(input, layer, 1), !is_recomputed});
   carry(input, layer, {conv.state, delta.state_BHDV});
-  const auto gated = gated_rms_norm(delta.out_BTHV, context.params.at(name + "norm.weight"),
+  const auto gated = gated_rms_norm(delta.out_BTHV, params.at(name + "norm.weight"),
                                     mx::unflatten(z, 2, {d.num_value_heads, d.value_dim}), spec.norm_eps);
-  return linear(context, name + "out_proj", mx::flatten(mx::astype(gated, x.dtype()), 2, 3));
+  return mx::flatten(mx::astype(gated, qkv.dtype()), 2, 3);
+}
+
+// Qwen3.5's linear attention.
+HalfBlock delta_mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
+                      const mx::array& x) {
+  const auto prefix = block_prefix(spec, layer);
+  const auto folder = prefix + "linear_attn";
+  const auto name = folder + ".";
+  const std::vector<std::string> inputs{name + "in_proj_qkv", name + "in_proj_z", name + "in_proj_b",
+                                        name + "in_proj_a"};
+  const auto run = [&spec, input, layer, prefix, name, inputs](ForwardContext& inner, const Arrays& in) {
+    const auto entry = enter(spec, inner, prefix, spec.names.mixer_norm, in[0]);
+    const auto projected = linears(inner, inputs, entry.normed, true);
+    const auto y = delta_rule(spec, inner, input, layer, projected);
+    return Arrays{linears(inner, {name + "out_proj"}, y)[0], entry.x};
+  };
+  PartParameters parameters{inputs, {prefix + spec.names.mixer_norm, folder}};
+  parameters.layers.push_back(name + "out_proj");
+  const auto out = part_of_block(context, prefix, parameters, {x}, run);
+  return {out[0], out[1]};
 }
 
 } // namespace
 
 HalfBlock mixer(const DecoderSpec& spec, ForwardContext& context, const PassInput& input, int layer,
                 const mx::array& x) {
-  const auto in = [&] { return normed(spec, context, block_prefix(spec, layer), spec.names.mixer_norm, x); };
   switch (spec.layers.at(static_cast<std::size_t>(layer)).mixer) {
     case Mixer::short_conv:
-      return {conv_mixer(spec, context, input, layer, in()), x};
+      return conv_mixer(spec, context, input, layer, x);
     case Mixer::gated_delta:
-      return {delta_mixer(spec, context, input, layer, in()), x};
+      return delta_mixer(spec, context, input, layer, x);
     case Mixer::attention:
       break;
   }

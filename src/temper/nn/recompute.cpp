@@ -29,12 +29,18 @@ ArrayFunction partly_recomputed(const KeepingFunction& f) {
     const auto backward = [f, split](const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
                                      const std::vector<mx::array>& out) {
       const std::vector<mx::array> wanted(cotangents.begin(), cotangents.begin() + split);
-      const std::vector<mx::array> stored(out.begin() + split, out.end());
+      // All that it reads waits for the cotangents: else what comes of kept arrays alone might be made at once.
+      auto late = in;
+      late.insert(late.end(), out.begin() + split, out.end());
+      late = mx::depends(late, wanted);
+      const auto num_inputs = static_cast<std::ptrdiff_t>(in.size());
+      const std::vector<mx::array> stored(late.begin() + num_inputs, late.end());
+      late.erase(late.begin() + num_inputs, late.end());
       const auto again = [f, stored](const std::vector<mx::array>& x) {
         Kept kept(stored);
         return f(x, kept);
       };
-      return mx::vjp(again, mx::depends(in, wanted), wanted).second;
+      return mx::vjp(again, late, wanted).second;
     };
     auto all = mx::custom_vjp([first](const std::vector<mx::array>&) { return first; }, backward)(inputs);
     all.erase(all.begin() + split, all.end());
