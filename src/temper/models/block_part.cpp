@@ -81,7 +81,7 @@ Arrays part_of_block(ForwardContext& context, const std::string& prefix, const P
   for (const auto& [name, array] : trained) {
     inputs.push_back(array);
   }
-  auto out = partly_recomputed(run)(inputs);
+  auto out = partly_recomputed(run, in.size())(inputs);
   context.dropout_site = *next_site;
   return out;
 }

@@ -39,10 +39,10 @@ struct AdaptedLinear {
   std::optional<mx::array> magnitude_O; // DoRA's factor of each output feature (linear.h), in x's dtype
 };
 
-// x [..., I] -> y_i [..., O_i], in x's dtype. A packed weight is unpacked and a mask drawn for each use, in the
-// backward pass too. `kept`, if any: the narrow products, and where `keep_outputs` the y_i (with DoRA always
-// the u_i), are kept or found there. Lazy; differentiable in x, the factors, the magnitudes and what else
-// trains.
+// x [..., I] -> y_i [..., O_i], in x's dtype. A packed weight is unpacked for each use, in the backward pass
+// too; masks are drawn again there, but for where host kernels serve (host_op.h). `kept`, if any: the narrow
+// products, and where `keep_outputs` the y_i (with DoRA always the u_i), are kept or found there. Lazy;
+// differentiable in x, the factors, the magnitudes and what else trains.
 std::vector<mx::array> adapted_linears(const std::vector<AdaptedLinear>& layers, const mx::array& x,
                                        Kept* kept = nullptr, bool keep_outputs = false);
 
@@ -52,9 +52,9 @@ bool adapted_swiglu_serves(const AdaptedLinear& gate, const AdaptedLinear& up, c
                            const mx::array& x);
 
 // down(swiglu(gate(x), up(x))), whose low-rank updates are added where the wide arrays are read anyway: for the
-// backward pass gate's and up's products with their weights are kept. Its twin is adapted_linears() and
-// swiglu(). Lazy; differentiable in x and the factors.
+// backward pass gate's and up's products with their weights are kept, with `keep_output` the result too. Its
+// twin is adapted_linears() and swiglu(). Lazy; differentiable in x and the factors.
 mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& up, const AdaptedLinear& down,
-                                const mx::array& x, Kept* kept);
+                                const mx::array& x, Kept* kept, bool keep_output = false);
 
 } // namespace temper

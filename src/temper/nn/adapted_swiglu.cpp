@@ -22,7 +22,7 @@ bool adapted_swiglu_serves(const AdaptedLinear& gate, const AdaptedLinear& up, c
 }
 
 mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& up, const AdaptedLinear& down,
-                                const mx::array& x, Kept* kept) {
+                                const mx::array& x, Kept* kept, bool keep_output) {
   const Layers wide{gate, up};
   const Layers last{down};
   const auto inputs = inputs_of({gate, up, down}, x);
@@ -36,8 +36,10 @@ mx::array adapted_swiglu_layers(const AdaptedLinear& gate, const AdaptedLinear& 
   const gpu::LowRank up_update{narrow, wide_factors.first[1], wide_factors.b_RO[1]};
   const auto inner = gpu::adapted_swiglu(gate_NO, up_NO, gate_update, up_update);
   const auto last_narrow = kept_or(kept, [&] { return narrow_product(last_factors, inner); });
-  const auto y =
-      with_features(add_low_rank({product(down.weight, inner)}, last_narrow, 0, last_factors.b_RO[0]), x);
+  const auto make = [&] {
+    return with_features(add_low_rank({product(down.weight, inner)}, last_narrow, 0, last_factors.b_RO[0]), x);
+  };
+  const auto y = keep_output ? kept_or(kept, make) : make();
 
   const auto backward = [=](const Arrays& in, const Arrays& cotangents, const Arrays&) {
     const auto dtype = in[0].dtype();

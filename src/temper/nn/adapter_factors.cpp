@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "temper/nn/gpu_kernels.h"
+#include "temper/nn/host_op.h"
 #include "temper/nn/random.h"
 
 namespace temper {
@@ -158,6 +159,13 @@ Factors::Factors(const Layers& layers, const Arrays& inputs, Kept* kept) {
   if (!a.empty()) {
     a_SI = kept_or(kept, [&] { return stack_transposed(a); });
   }
+  // MLX draws random numbers on one core of a CPU: as much time as an eighth of the step.
+  if (use_host_kernels(inputs[0])) {
+    for (const auto& key : dropout_keys) {
+      drawn_masks.push_back(
+          kept_or(kept, [&] { return dropout_mask(as_rows(inputs[0]).shape(), dropout, key); }));
+    }
+  }
 }
 
 bool Factors::have_one_scale() const {
@@ -176,7 +184,10 @@ mx::array Factors::scaled_columns(const mx::array& narrow_NS) const {
 }
 
 Arrays Factors::masks(const mx::array& x_NI, const mx::array* after) const {
-  Arrays all;
+  auto all = drawn_masks;
+  if (!all.empty()) {
+    return all;
+  }
   for (const auto& key : dropout_keys) {
     const auto own = after != nullptr ? mx::depends({key}, {*after})[0] : key;
     all.push_back(dropout_mask(x_NI.shape(), dropout, own));

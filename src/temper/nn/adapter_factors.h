@@ -32,8 +32,10 @@ struct Factors {
   int all_ranks = 0;
   float dropout = 0.0F;
   std::vector<mx::array> dropout_keys; // each layer's; none: nothing is dropped
+  std::vector<mx::array> drawn_masks;  // where drawing them again costs more than holding them
 
-  // `inputs` as inputs_of() gives them. The joined A is kept, or found there.
+  // `inputs` as inputs_of() gives them. The joined A is kept, or found there; so are
+  // the masks that are drawn once.
   Factors(const std::vector<AdaptedLinear>& layers, const std::vector<mx::array>& inputs, Kept* kept);
 
   bool empty() const {

@@ -169,7 +169,7 @@ std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::s
 }
 
 std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::string& gate, const std::string& up,
-                                        const std::string& down, const mx::array& x) {
+                                        const std::string& down, const mx::array& x, bool keep_output) {
   const auto num_rows = x.size() / static_cast<std::size_t>(x.shape(-1));
   for (const auto& name : {gate, up, down}) {
     if (!has_lean_gradient(context, name, num_rows) || !is_plainly_adapted(context, name)) {
@@ -182,7 +182,7 @@ std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::stri
   if (!adapted_swiglu_serves(gate_layer, up_layer, down_layer, x)) {
     return std::nullopt;
   }
-  return adapted_swiglu_layers(gate_layer, up_layer, down_layer, x, context.kept);
+  return adapted_swiglu_layers(gate_layer, up_layer, down_layer, x, context.kept, keep_output);
 }
 
 mx::array embed(ForwardContext& context, const std::string& name, const mx::array& tokens, int features,

@@ -37,9 +37,10 @@ bool has_lean_gradient(const ForwardContext& context, const std::string& name, s
 std::vector<mx::array> linears(ForwardContext& context, const std::vector<std::string>& names,
                                const mx::array& x, bool keep_outputs = false);
 
-// swiglu of two linear layers, through a third: by adapted_swiglu_layers() where that serves, else none.
+// swiglu of two linear layers, through a third: by adapted_swiglu_layers() where that serves, else none. With
+// `keep_output` the result is kept too.
 std::optional<mx::array> swiglu_linears(ForwardContext& context, const std::string& gate, const std::string& up,
-                                        const std::string& down, const mx::array& x);
+                                        const std::string& down, const mx::array& x, bool keep_output = false);
 
 // The key that the next adapter's dropout draws from; none where nothing is dropped.
 std::optional<mx::array> next_dropout_key(ForwardContext& context);

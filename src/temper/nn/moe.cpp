@@ -96,18 +96,21 @@ mx::array base_product(const ExpertWeights& w, const RowExperts& rows, const mx:
 
 } // namespace
 
-Routes route(const RoutingSpec& spec, const mx::array& logits) {
+Routes route(const RoutingSpec& spec, const mx::array& logits, Kept* kept) {
   const int experts = logits.shape(-1);
   if (spec.num_chosen < 1 || spec.num_chosen > experts) {
     throw ModelError("a router cannot choose " + std::to_string(spec.num_chosen) + " of " +
                      std::to_string(experts) + " experts");
   }
   const auto scores = mx::astype(logits, mx::float32);
-  // MLX's argsort is stable, its argpartition promises no order.
-  const auto best_first = mx::argsort(mx::negative(mx::stop_gradient(scores)), -1);
-  auto stop = best_first.shape();
-  stop.back() = spec.num_chosen;
-  const auto chosen = mx::slice(best_first, mx::Shape(stop.size(), 0), stop);
+  const auto chosen = kept_or(kept, [&] {
+    // MLX's argsort is stable, its argpartition promises no order.
+    const auto best_first = mx::argsort(mx::negative(mx::stop_gradient(scores)), -1);
+    auto stop = best_first.shape();
+    stop.back() = spec.num_chosen;
+    // A copy: a kept slice would keep the whole order.
+    return mx::contiguous(mx::slice(best_first, mx::Shape(stop.size(), 0), stop));
+  });
   if (spec.renormalize) {
     return {chosen, mx::softmax(mx::take_along_axis(scores, chosen, -1), -1)};
   }
@@ -132,7 +135,7 @@ mx::array load_balance(const mx::array& logits, const Routes& routes, const std:
   return mx::stop_gradient(mx::where(mx::greater(count, mx::array(0.0F)), balance, mx::array(1.0F)));
 }
 
-ExpertOrder order_experts(const mx::array& experts) {
+ExpertOrder order_experts(const mx::array& experts, Kept* kept) {
   auto leading = experts.shape();
   const int chosen = leading.back();
   leading.pop_back();
@@ -140,9 +143,9 @@ ExpertOrder order_experts(const mx::array& experts) {
   if (pairs.shape(0) < kSortedPairs) {
     return {pairs, std::nullopt, std::nullopt, leading, chosen};
   }
-  const auto order = mx::astype(mx::argsort(pairs), mx::int32);
-  const auto inverse = mx::astype(mx::argsort(order), mx::int32);
-  return {mx::take(pairs, order), order, inverse, leading, chosen};
+  const auto order = kept_or(kept, [&] { return mx::astype(mx::argsort(pairs), mx::int32); });
+  const auto inverse = kept_or(kept, [&] { return mx::astype(mx::argsort(order), mx::int32); });
+  return {kept_or(kept, [&] { return mx::take(pairs, order); }), order, inverse, leading, chosen};
 }
 
 mx::array expert_rows(const ExpertOrder& order, const mx::array& x) {
@@ -164,20 +167,69 @@ mx::array combine_experts(const ExpertOrder& order, const mx::array& y_PO, const
   return mx::reshape(mx::matmul(weights_N1K, y_NKO), with_features(order.leading, features));
 }
 
+mx::array weighed_rows(const ExpertOrder& order, const mx::array& x_PI, const mx::array& weights) {
+  const auto pairs_P1 = mx::reshape(mx::astype(weights, x_PI.dtype()), {-1, 1});
+  const auto weights_P1 = order.order_P ? gather_rows(pairs_P1, *order.order_P, *order.inverse_P, 1) : pairs_P1;
+  const auto forward = [](const Arrays& in) { return Arrays{in[0] * in[1]}; };
+  // The weights' gradient as products of rows with rows: no array of all their terms.
+  const auto backward = [](const Arrays& in, const Arrays& cotangents, const Arrays&) {
+    const auto& d = cotangents[0];
+    const auto sums = mx::matmul(mx::expand_dims(d, 1), mx::expand_dims(in[0], 2));
+    return Arrays{d * in[1], mx::reshape(sums, in[1].shape())};
+  };
+  return mx::custom_vjp(forward, backward)({x_PI, weights_P1})[0];
+}
+
+mx::array sum_choices(const ExpertOrder& order, const mx::array& y_PO) {
+  const auto forward = [order](const Arrays& in) {
+    const auto pairs = order.inverse_P ? mx::take(in[0], *order.inverse_P, 0) : in[0];
+    const auto y_NO = mx::sum(mx::unflatten(pairs, 0, {-1, order.num_chosen}), 1);
+    return Arrays{mx::reshape(y_NO, with_features(order.leading, in[0].shape(1)))};
+  };
+  const auto backward = [order](const Arrays&, const Arrays& cotangents, const Arrays&) {
+    return Arrays{expert_rows(order, cotangents[0])};
+  };
+  return mx::custom_vjp(forward, backward)({y_PO})[0];
+}
+
+mx::array weighed_bias(const Routes& routes, const mx::array& bias_EO, mx::Dtype dtype) {
+  const auto experts = mx::arange(0, bias_EO.shape(0), 1, mx::uint32);
+  const auto one_hot = mx::astype(mx::equal(mx::expand_dims(routes.experts, -1), experts), dtype);
+  const auto weights = mx::expand_dims(mx::astype(routes.weights, dtype), -2); // [..., 1, K]
+  return mx::squeeze(mx::matmul(mx::matmul(weights, one_hot), mx::astype(bias_EO, dtype)), -2);
+}
+
 mx::array expert_linear(const ExpertWeights& weights, const ExpertOrder& order, const mx::array& x_PI,
-                        const LoraConfig& lora, const std::optional<mx::array>& dropout_key) {
+                        const LoraConfig& lora, const std::optional<mx::array>& dropout_key, Kept* kept) {
   check_layer(weights, x_PI);
-  const auto rows = row_experts(order);
-  auto y = base_product(weights, rows, x_PI);
-  if (weights.bias) {
-    y = y + expert_bias(rows, mx::astype(*weights.bias, x_PI.dtype()));
-  }
-  if (!weights.lora_a) {
-    return y;
-  }
-  const auto dropped = dropout_key && lora.dropout > 0 ? dropout(x_PI, lora.dropout, *dropout_key) : x_PI;
-  const auto inner = expert_matmul(rows, dropped, *weights.lora_a);
-  return y + expert_matmul(rows, inner, *weights.lora_b * lora.scale);
+  // In f's inputs: what may train, so that a second run of f has gradients in all of it, and the key.
+  Arrays inputs{x_PI};
+  const auto place = [&](const std::optional<mx::array>& array) {
+    inputs.push_back(array.value_or(mx::array(0.0F)));
+    return inputs.size() - 1;
+  };
+  const bool drops = dropout_key && lora.dropout > 0;
+  const auto at_weight = place(weights.scales ? std::nullopt : std::optional(weights.weight));
+  const auto at_bias = place(weights.bias);
+  const auto at_a = place(weights.lora_a);
+  const auto at_b = place(weights.lora_b);
+  const auto at_key = place(drops ? dropout_key : std::nullopt);
+  const auto f = [=, rows = row_experts(order)](const Arrays& in) {
+    const auto& x = in[0];
+    auto layer = weights;
+    layer.weight = layer.scales ? layer.weight : in[at_weight];
+    auto y = base_product(layer, rows, x);
+    if (layer.bias) {
+      y = y + expert_bias(rows, mx::astype(in[at_bias], x.dtype()));
+    }
+    if (!layer.lora_a) {
+      return y;
+    }
+    const auto dropped = drops ? dropout(x, lora.dropout, mx::stop_gradient(in[at_key])) : x;
+    const auto inner = expert_matmul(rows, dropped, in[at_a]);
+    return y + expert_matmul(rows, inner, in[at_b] * lora.scale);
+  };
+  return kept_result(kept, f, inputs);
 }
 
 Params init_expert_lora(const LoraConfig& config, const std::vector<std::pair<std::string, mx::Shape>>& layers,

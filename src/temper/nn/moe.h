@@ -9,6 +9,9 @@
 //   const auto rows = expert_rows(order, x);                                     // [..., I] -> [P, I]
 //   const auto h = glu(act, expert_linear(gate, order, rows), expert_linear(up, order, rows));
 //   const auto y = combine_experts(order, expert_linear(down, order, h), routes.weights); // [..., O]
+// In a part of a block that is recomputed (recompute.h) a `kept` is given to all, and what leaves is the same
+// without need of the down products: their inputs are weighed, not their results.
+//   const auto y = sum_choices(order, expert_linear(down, order, weighed_rows(order, h, routes.weights)));
 #pragma once
 
 #include <optional>
@@ -18,6 +21,7 @@
 
 #include "temper/nn/lora.h"
 #include "temper/nn/params.h"
+#include "temper/nn/recompute.h"
 #include "temper/quant/packed.h"
 
 namespace temper {
@@ -34,9 +38,9 @@ struct Routes {
   mx::array weights; // fp32 [..., K], differentiable in the logits
 };
 
-// The K best experts of logits [..., E] (a router's bias is part of them); softmax in fp32. Lazy.
-// Throws ModelError if K is not in [1, E].
-Routes route(const RoutingSpec& spec, const mx::array& logits);
+// The K best experts of logits [..., E] (a router's bias is part of them); softmax in fp32. The choice is kept,
+// or found there. Lazy. Throws ModelError if K is not in [1, E].
+Routes route(const RoutingSpec& spec, const mx::array& logits, Kept* kept = nullptr);
 
 // E sum_e f_e P_e, fp32 scalar, without gradient: f_e the share of pairs that went to expert e, P_e the mean
 // router probability of it. 1: perfectly balanced; E: all on one. `real` (bool [...], the logits' leading
@@ -54,8 +58,8 @@ struct ExpertOrder {
   int num_chosen = 1;                 // K
 };
 
-// `experts` [..., K]. Lazy.
-ExpertOrder order_experts(const mx::array& experts);
+// `experts` [..., K]. The order is kept, or found there. Lazy.
+ExpertOrder order_experts(const mx::array& experts, Kept* kept = nullptr);
 
 // Each pair's token: x [..., I] -> [P, I]. Lazy; differentiable, by gathers only (deterministic everywhere).
 mx::array expert_rows(const ExpertOrder& order, const mx::array& x);
@@ -63,6 +67,17 @@ mx::array expert_rows(const ExpertOrder& order, const mx::array& x);
 // The inverse: y [P, O] summed over each token's pairs by `weights` [..., K] -> [..., O], in y's dtype. Lazy;
 // differentiable in y and weights.
 mx::array combine_experts(const ExpertOrder& order, const mx::array& y_PO, const mx::array& weights);
+
+// Each pair's row of x [P, I] times its weight of `weights` [..., K], in x's dtype. Lazy; differentiable in
+// both.
+mx::array weighed_rows(const ExpertOrder& order, const mx::array& x_PI, const mx::array& weights);
+
+// y [P, O] summed over each token's pairs -> [..., O]. Lazy; differentiable.
+mx::array sum_choices(const ExpertOrder& order, const mx::array& y_PO);
+
+// `bias` [E, O], each token's by the `weights` [..., K] of its `experts`: [..., O], in `dtype`. Lazy;
+// differentiable in bias and weights.
+mx::array weighed_bias(const Routes& routes, const mx::array& bias_EO, mx::Dtype dtype);
 
 // One linear layer of every expert.
 struct ExpertWeights {
@@ -79,10 +94,10 @@ struct ExpertWeights {
 // x's dtype. `dropout_key`: uint32 [2], none outside training.
 // Lazy; differentiable in x, dense weight, bias and LoRA factors. A packed weight has no gradient; where there
 // are many pairs it is unpacked for a dense product, again in the backward pass, so that no dense copy waits.
-// Throws ModelError, with the shapes, if they disagree.
+// `kept`: the result is kept, or found there. Throws ModelError, with the shapes, if they disagree.
 mx::array expert_linear(const ExpertWeights& weights, const ExpertOrder& order, const mx::array& x_PI,
-                        const LoraConfig& lora = {},
-                        const std::optional<mx::array>& dropout_key = std::nullopt);
+                        const LoraConfig& lora = {}, const std::optional<mx::array>& dropout_key = std::nullopt,
+                        Kept* kept = nullptr);
 
 // Fresh factors, fp32, for expert layers of shape [E, O, I] by name: A [E, R, I] uniform in +-1/sqrt(I) as
 // mlx-lm draws it, B [E, O, R] zero. The key of a layer depends on `seed` and its name only. Evaluated.

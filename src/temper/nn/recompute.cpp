@@ -1,6 +1,21 @@
 #include "temper/nn/recompute.h"
 
+#include <algorithm>
+
 namespace temper {
+namespace {
+
+// The first `count` of `gradients` wait for the others.
+std::vector<mx::array> parameters_first(std::vector<mx::array> gradients, std::size_t count) {
+  if (count < gradients.size()) {
+    const auto border = gradients.begin() + static_cast<std::ptrdiff_t>(count);
+    const auto streams = mx::depends({gradients.begin(), border}, {border, gradients.end()});
+    std::copy(streams.begin(), streams.end(), gradients.begin());
+  }
+  return gradients;
+}
+
+} // namespace
 
 mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
   if (kept != nullptr && kept->replays()) {
@@ -13,8 +28,23 @@ mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
   return array;
 }
 
-ArrayFunction partly_recomputed(const KeepingFunction& f) {
-  return [f](const std::vector<mx::array>& inputs) {
+mx::array kept_result(Kept* kept, const std::function<mx::array(const std::vector<mx::array>&)>& f,
+                      const std::vector<mx::array>& inputs) {
+  if (kept == nullptr || !kept->replays()) {
+    return kept_or(kept, [&] { return f(inputs); });
+  }
+  const auto found = kept->next();
+  const auto again = [f](const std::vector<mx::array>& in) { return std::vector<mx::array>{f(in)}; };
+  const auto backward = [again](const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
+                                const std::vector<mx::array>&) {
+    return mx::vjp(again, mx::depends(in, cotangents), cotangents).second;
+  };
+  return mx::custom_vjp([found](const std::vector<mx::array>&) { return std::vector<mx::array>{found}; },
+                        backward)(inputs)[0];
+}
+
+ArrayFunction partly_recomputed(const KeepingFunction& f, std::size_t num_streams) {
+  return [f, num_streams](const std::vector<mx::array>& inputs) {
     std::size_t num_outputs = 0;
     // The kept arrays leave as further outputs: that is how the backward pass gets at them.
     const auto forward = [&](const std::vector<mx::array>& in) {
@@ -26,8 +56,9 @@ ArrayFunction partly_recomputed(const KeepingFunction& f) {
     };
     auto first = forward(inputs);
     const auto split = static_cast<std::ptrdiff_t>(num_outputs);
-    const auto backward = [f, split](const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
-                                     const std::vector<mx::array>& out) {
+    const auto backward = [f, split, num_streams](const std::vector<mx::array>& in,
+                                                  const std::vector<mx::array>& cotangents,
+                                                  const std::vector<mx::array>& out) {
       const std::vector<mx::array> wanted(cotangents.begin(), cotangents.begin() + split);
       // All that it reads waits for the cotangents: else what comes of kept arrays alone might be made at once.
       auto late = in;
@@ -40,7 +71,7 @@ ArrayFunction partly_recomputed(const KeepingFunction& f) {
         Kept kept(stored);
         return f(x, kept);
       };
-      return mx::vjp(again, late, wanted).second;
+      return parameters_first(mx::vjp(again, late, wanted).second, num_streams);
     };
     auto all = mx::custom_vjp([first](const std::vector<mx::array>&) { return first; }, backward)(inputs);
     all.erase(all.begin() + split, all.end());

@@ -54,11 +54,17 @@ class Kept {
 // `make()`, kept in a first run and found in a second; without `kept` no more than that. Lazy.
 mx::array kept_or(Kept* kept, const std::function<mx::array()>& make);
 
+// f(inputs), kept in a first run; in a second the array found, with the gradient that f has, which runs again
+// for it once the cotangent is there. `f` as for recomputed(). Lazy.
+mx::array kept_result(Kept* kept, const std::function<mx::array(const std::vector<mx::array>&)>& f,
+                      const std::vector<mx::array>& inputs);
+
 using KeepingFunction = std::function<std::vector<mx::array>(const std::vector<mx::array>& inputs, Kept& kept)>;
 
 // As recomputed(), but the second run finds what the first one kept: of a chain of operations the costly
-// results are kept, the cheap ones made again. Source: selective recomputation, Korthikanti et al. 2022,
-// arXiv:2205.05198, section 5. Lazy.
-ArrayFunction partly_recomputed(const KeepingFunction& f);
+// results are kept, the cheap ones made again. The gradients of the first `num_streams` inputs leave only once
+// those of the others, the parameters, are formed, so that what these read is let go. Source: selective
+// recomputation, Korthikanti et al. 2022, arXiv:2205.05198, section 5. Lazy.
+ArrayFunction partly_recomputed(const KeepingFunction& f, std::size_t num_streams);
 
 } // namespace temper
