@@ -126,15 +126,15 @@ mx::array gated(Gate kind, const mx::array& gate, const mx::array& up) {
   return mx::custom_vjp(forward, backward)({gate, up})[0];
 }
 
-mx::array join(const std::vector<mx::array>& vectors) {
+mx::array join(const std::vector<mx::array>& arrays) {
   constexpr std::size_t kMost = 400; // pointers: a kernel's parameters are 4 KiB
   constexpr std::size_t kBlock = 8192;
-  if (vectors.size() > kMost) {
+  if (arrays.size() > kMost) {
     Arrays parts;
-    for (std::size_t i = 0; i < vectors.size(); i += kMost) {
+    for (std::size_t i = 0; i < arrays.size(); i += kMost) {
       parts.push_back(
-          join(Arrays(vectors.begin() + static_cast<std::ptrdiff_t>(i),
-                      vectors.begin() + static_cast<std::ptrdiff_t>(std::min(vectors.size(), i + kMost)))));
+          join(Arrays(arrays.begin() + static_cast<std::ptrdiff_t>(i),
+                      arrays.begin() + static_cast<std::ptrdiff_t>(std::min(arrays.size(), i + kMost)))));
     }
     return join(parts);
   }
@@ -142,10 +142,10 @@ mx::array join(const std::vector<mx::array>& vectors) {
   std::vector<std::string> parts;
   std::vector<std::size_t> ends; // in blocks
   int first = 0;
-  for (std::size_t i = 0; i < vectors.size(); ++i) {
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
     const auto n = std::to_string(i);
     const auto begin = ends.empty() ? 0 : ends.back();
-    const int count = vectors[i].shape(0);
+    const auto count = static_cast<int>(arrays[i].size());
     parameters += "const T* p" + n + ", ";
     parts.push_back("{ from = p" + n + "; at = " + std::to_string(first) +
                     "; count = " + std::to_string(count) + "; begin = " + std::to_string(begin) + "; }");
@@ -155,8 +155,8 @@ mx::array join(const std::vector<mx::array>& vectors) {
   const auto body = "const int block = blockIdx.x;\nconst T* from;\nint at, count, begin;\n" +
                     chosen(parts, ends, 0, parts.size()) + "copy_part(from, out + at, count, block - begin);";
   const Source source{"temper_join", std::string(kHeader) + kJoinHeader, parameters + "T* out", body};
-  const auto dtype = vectors[0].dtype();
-  return run_kernel(source, dtype, {}, vectors, {{first}}, {dtype}, {ends.back(), kThreads, {}})[0];
+  const auto dtype = arrays[0].dtype();
+  return run_kernel(source, dtype, {}, arrays, {{first}}, {dtype}, {ends.back(), kThreads, {}})[0];
 }
 
 namespace {

@@ -52,8 +52,9 @@ std::vector<mx::array> adapted_swiglu_gradient(const mx::array& gate, const mx::
 // The matrices [C, R_i], transposed, one above the other: [the sum of R_i, C]. No gradient of its own.
 mx::array stack_transposed(const std::vector<mx::array>& matrices);
 
-// The vectors end to end, all of one half precision, in one launch for hundreds. No gradient of its own.
-mx::array join(const std::vector<mx::array>& vectors);
+// The elements of all arrays end to end, of one half precision, in one launch for hundreds. No gradient of its
+// own.
+mx::array join(const std::vector<mx::array>& arrays);
 
 // Whether norm_beside() serves rows of x.
 bool norm_serves(const mx::array& x);
