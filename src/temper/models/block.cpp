@@ -1,6 +1,7 @@
 #include "temper/models/block.h"
 
 #include "temper/models/feed_forward.h"
+#include "temper/models/few_rows.h"
 #include "temper/models/mixers.h"
 
 namespace temper {
@@ -19,8 +20,17 @@ BlockOutput block(const DecoderSpec& spec, ForwardContext& context, const PassIn
   };
   context.dropout_site = static_cast<std::uint32_t>(layer) * kSitesPerBlock;
 
-  const auto mixed = mixer(spec, context, input, layer, x);
-  const auto h = added(mixed.x, normed(spec, context, prefix, names.mixer_post_norm, mixed.y));
+  const auto after_mixer = [&] {
+    if (const auto few = few_rows_mixer(spec, context, input, layer, x)) {
+      return *few;
+    }
+    const auto mixed = mixer(spec, context, input, layer, x);
+    return added(mixed.x, normed(spec, context, prefix, names.mixer_post_norm, mixed.y));
+  };
+  const auto h = after_mixer();
+  if (const auto few = few_rows_ffn(spec, context, input, layer, h)) {
+    return {*few, {}};
+  }
 
   const auto leave = [&](const mx::array& stream, const mx::array& y) {
     return added(stream, normed(spec, context, prefix, names.mlp_post_norm, y));

@@ -1,6 +1,7 @@
 #include "temper/models/block_part.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -84,6 +85,20 @@ Arrays part_of_block(ForwardContext& context, const std::string& prefix, const P
   auto out = partly_recomputed(run, in.size())(inputs);
   context.dropout_site = *next_site;
   return out;
+}
+
+AttentionSettings attention_settings(const DecoderSpec& spec, const ForwardContext& context, int layer,
+                                     mx::Dtype dtype) {
+  AttentionSettings settings;
+  settings.scale =
+      spec.attention_scale > 0.0F ? spec.attention_scale : 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
+  settings.window = spec.layers.at(static_cast<std::size_t>(layer)).window;
+  settings.softcap = spec.attention_softcap;
+  if (spec.sinks) {
+    settings.sinks_H =
+        mx::astype(context.params.at(block_prefix(spec, layer) + spec.names.attention + ".sinks"), dtype);
+  }
+  return settings;
 }
 
 } // namespace temper

@@ -47,6 +47,10 @@ struct HalfBlock {
   mx::array x;
 };
 
+// What attention of the layer is, in `dtype`.
+AttentionSettings attention_settings(const DecoderSpec& spec, const ForwardContext& context, int layer,
+                                     mx::Dtype dtype);
+
 // Over what goes in: the residual stream, or what comes of it.
 using BlockPart =
     std::function<std::vector<mx::array>(ForwardContext& context, const std::vector<mx::array>& in)>;

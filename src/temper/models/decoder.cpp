@@ -1,6 +1,11 @@
 #include "temper/models/decoder.h"
 
+#include <tuple>
+
 #include "temper/models/block.h"
+#include "temper/models/few_rows.h"
+#include "temper/nn/gpu_decode.h"
+#include "temper/nn/gpu_kernels.h"
 #include "temper/nn/random.h"
 
 namespace temper {
@@ -60,10 +65,28 @@ mx::array default_positions(const DecoderInput& input) {
   return mx::expand_dims(mx::arange(offset, offset + width, 1, mx::int32), 0);
 }
 
+// The angles of single tokens at `offsets` (int32 [B], or one for all) by one kernel, where a GPU has it.
+std::optional<RopeTable> token_rope_table(const RopeSpec& rope, const mx::array& offsets) {
+  RopeTable table{offsets, offsets};
+  if (gpu::available()) {
+    use_rope_kernel(rope, offsets, table);
+  }
+  if (!table.periods_K) {
+    return std::nullopt;
+  }
+  std::tie(table.cos_B1TK, table.sin_B1TK) = gpu::token_angles(offsets, *table.periods_K);
+  return table;
+}
+
 PassInput pass_input(const DecoderSpec& spec, const DecoderInput& input) {
   PassInput pass{
       input.attention, input.positions_BT ? *input.positions_BT : default_positions(input), {}, input.real_BT};
   for (const auto& rope : spec.ropes) {
+    const bool is_token = input.offsets_B && input.tokens_BT.shape(1) == 1;
+    if (const auto table = is_token ? token_rope_table(rope, *input.offsets_B) : std::nullopt) {
+      pass.ropes.push_back(*table);
+      continue;
+    }
     pass.ropes.push_back(make_rope_table(rope, pass.positions_BT, input.lengths_BT));
     if (input.offsets_B && mx::default_device() == mx::Device::gpu) {
       use_rope_kernel(rope, *input.offsets_B, pass.ropes.back());
@@ -156,9 +179,11 @@ Head decoder_head(const DecoderSpec& spec, const ForwardContext& context, bool t
 }
 
 mx::array decoder_logits(const DecoderSpec& spec, const ForwardContext& context, const mx::array& hidden) {
+  const auto head = decoder_head(spec, context);
   const auto packed = packed_weight(context.params, head_layer(spec), spec.hidden_size);
-  return head_logits(decoder_head(spec, context), hidden,
-                     packed ? std::optional(packed_matmul(hidden, *packed)) : std::nullopt);
+  return head_logits(
+      head, hidden,
+      packed ? std::optional(packed_matmul(hidden, *packed)) : few_rows_product(hidden, head.weight_VE));
 }
 
 } // namespace temper

@@ -1,6 +1,5 @@
 #include "temper/models/mixers.h"
 
-#include <cmath>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -162,14 +161,7 @@ HalfBlock attention_mixer(const DecoderSpec& spec, ForwardContext& context, cons
                           const mx::array& x) {
   const auto name = block_prefix(spec, layer) + spec.names.attention + ".";
   const auto queries = make_queries(spec, context, input, layer, x);
-  AttentionSettings settings;
-  settings.scale =
-      spec.attention_scale > 0.0F ? spec.attention_scale : 1.0F / std::sqrt(static_cast<float>(spec.head_dim));
-  settings.window = spec.layers.at(static_cast<std::size_t>(layer)).window;
-  settings.softcap = spec.attention_softcap;
-  if (spec.sinks) {
-    settings.sinks_H = mx::astype(context.params.at(name + "sinks"), x.dtype());
-  }
+  const auto settings = attention_settings(spec, context, layer, x.dtype());
   const auto merged = attend(spec, input, settings, layer, queries);
   const auto output = name + spec.names.output;
   if (!queries.gate_BTC) {

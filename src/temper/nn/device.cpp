@@ -110,6 +110,11 @@ void prepare_training_device(std::uint64_t cache_bytes) {
 }
 
 void prepare_device(std::uint64_t cache_bytes) {
+  if (!is_prepared && mx::cu::is_available()) {
+    // A GPU begins with a token when the first graph of its operations is there: with MLX's hundred a graph it
+    // waits, with fewer than some twenty the host does.
+    ::setenv("MLX_MAX_OPS_PER_BUFFER", "20", 0);
+  }
   is_prepared = true;
   if (mx::default_device() == mx::Device::cpu) {
     // On a GPU MLX's own cache stays: to compile its kernels anew took a process 85 s on an H200.

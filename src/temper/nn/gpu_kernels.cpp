@@ -107,11 +107,14 @@ mx::array dequantize(const PackedWeight& packed, mx::Dtype dtype) {
       {ceil_div(eights, std::size_t{kEightsAThread} * kThreads), kThreads, {static_cast<int>(eights)}})[0];
 }
 
+bool available() {
+  return enabled && mx::default_device() == mx::Device::gpu && can_compile();
+}
+
 bool serves(const mx::array& x, std::initializer_list<int> multiples_of_8) {
   const auto fits = [](int size) { return size % kVector == 0; };
-  return enabled && mx::default_device() == mx::Device::gpu &&
-         (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) && fits(x.shape(-1)) &&
-         std::all_of(multiples_of_8.begin(), multiples_of_8.end(), fits) && can_compile();
+  return (x.dtype() == mx::bfloat16 || x.dtype() == mx::float16) && fits(x.shape(-1)) &&
+         std::all_of(multiples_of_8.begin(), multiples_of_8.end(), fits) && available();
 }
 
 void set_kernels(bool on) {

@@ -13,6 +13,9 @@
 
 namespace temper::gpu {
 
+// Whether there is a CUDA device that compiles kernels, and they are not switched off.
+bool available();
+
 // Whether the kernels serve x: a half precision on a CUDA device, and not switched off; all of `multiples_of_8`
 // and its last axis being such.
 bool serves(const mx::array& x, std::initializer_list<int> multiples_of_8 = {});

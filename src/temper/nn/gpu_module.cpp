@@ -140,6 +140,20 @@ bool can_compile() {
   return kCan;
 }
 
+Kernel make_kernel(const Source& source, mx::Dtype half, const Constants& constants, int threads) {
+  const auto text = text_of(source, half, constants, {0, threads, {}});
+  return {source.name, start(std::launch::deferred, source.name, text).get(), threads};
+}
+
+std::vector<mx::array> launch_kernel(const Kernel& kernel, std::size_t blocks,
+                                     const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
+                                     const std::vector<mx::Dtype>& dtypes,
+                                     const std::vector<mx::fast::ScalarArg>& scalars) {
+  return mx::fast::precompiled_cuda_kernel(kernel.name, kernel.code, inputs, shapes, dtypes, scalars,
+                                           {static_cast<int>(blocks) * kernel.threads, 1, 1},
+                                           {kernel.threads, 1, 1}, 0, std::nullopt, true);
+}
+
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
                                   const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                   const std::vector<mx::Dtype>& dtypes, const Launch& launch) {

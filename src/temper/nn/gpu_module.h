@@ -39,6 +39,22 @@ constexpr std::size_t ceil_div(std::size_t a, std::size_t b) {
   return (a + b - 1) / b;
 }
 
+// A source compiled, for launches so many that finding it again by its text would cost more than they do.
+struct Kernel {
+  std::string name;
+  std::string code;
+  int threads; // a block's
+};
+
+// `half` is T. Throws ModelError with the compiler's words if the source does not compile.
+Kernel make_kernel(const Source& source, mx::Dtype half, const Constants& constants, int threads);
+
+// As run_kernel(), on `blocks` blocks.
+std::vector<mx::array> launch_kernel(const Kernel& kernel, std::size_t blocks,
+                                     const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
+                                     const std::vector<mx::Dtype>& dtypes,
+                                     const std::vector<mx::fast::ScalarArg>& scalars);
+
 // The outputs, in `dtypes`, of the kernel over `inputs`, made row-contiguous where they aren't; `half` is T.
 // Lazy. Throws ModelError with the compiler's words if the source does not compile.
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
