@@ -49,7 +49,8 @@ struct Shares {
   }
   // Blocks for so many outputs, `each` a group.
   std::size_t blocks(int outputs, int each) const {
-    return ceil_div(static_cast<std::size_t>(outputs), static_cast<std::size_t>(each * (kWarps / split)));
+    const int a_block = each * (kWarps / split);
+    return ceil_div(static_cast<std::size_t>(outputs), static_cast<std::size_t>(a_block));
   }
   Constants constants(int num, int in_features, bool plus_one) const {
     return {{"M", num},
@@ -240,9 +241,9 @@ std::pair<mx::array, mx::array> normed_heads(const mx::array& q, const mx::array
   };
   const auto& kernel =
       known_kernel({2, q.shape(1), k.shape(1), head_dim, half, stride, of_q.plus_one ? 1 : 0}, q.dtype(), make);
-  const auto heads = static_cast<std::size_t>(rows * (q.shape(1) + k.shape(1)));
+  const int heads = rows * (q.shape(1) + k.shape(1));
   const auto out =
-      launch_kernel(kernel, ceil_div(heads, kHeadsABlock),
+      launch_kernel(kernel, ceil_div(static_cast<std::size_t>(heads), kHeadsABlock),
                     {q, k, of_q.weight, of_k.weight, angles ? angles->cos : q, angles ? angles->sin : q},
                     {q.shape(), k.shape()}, {q.dtype(), q.dtype()}, {rows, of_q.eps});
   return {out[0], out[1]};
@@ -281,8 +282,9 @@ std::pair<mx::array, mx::array> token_angles(const mx::array& offsets, const mx:
     return make_kernel(source, mx::bfloat16, {{"K", half}}, kFewThreads);
   };
   const auto& kernel = known_kernel({4, half}, mx::bfloat16, make);
+  const int angles = rows * half;
   const mx::Shape shape{rows, 1, 1, half};
-  const auto out = launch_kernel(kernel, ceil_div(static_cast<std::size_t>(rows * half), kFewThreads),
+  const auto out = launch_kernel(kernel, ceil_div(static_cast<std::size_t>(angles), kFewThreads),
                                  {offsets, periods_K}, {shape, shape}, {mx::float32, mx::float32}, {rows});
   return {out[0], out[1]};
 }
