@@ -150,7 +150,8 @@ Model packed_model() {
 }
 
 // What the graph of a step's gradients takes; nothing is evaluated.
-double peak_of(const Way& way, Model model, const Params& trainable, const HostBatch& batch, bool plain) {
+double peak_of(const Way& way, const Model& model, const Params& trainable, const HostBatch& batch,
+               bool plain) {
   const auto found = step_graph(model, way, trainable, batch, plain);
   auto outputs = values(found.gradients);
   outputs.push_back(found.loss);

@@ -1,5 +1,7 @@
 #include "temper/nn/adapted_linear.h"
 
+#include <utility>
+
 #include "temper/nn/adapter_factors.h"
 
 namespace temper {
@@ -51,6 +53,11 @@ Arrays outputs(const Layers& layers, const Forward& forward) {
   return y;
 }
 
+// The rows' sum: as a product, which half precisions accumulate in fp32.
+mx::array row_sum(const mx::array& x_NO) {
+  return mx::squeeze(mx::matmul(mx::ones({1, x_NO.shape(0)}, x_NO.dtype()), x_NO), 0);
+}
+
 Arrays gradients(const Layers& layers, const Forward& forward, const Arrays& inputs, const Arrays& cotangents) {
   const auto& factors = forward.factors;
   const auto x_NI = as_rows(inputs[0]);
@@ -62,14 +69,14 @@ Arrays gradients(const Layers& layers, const Forward& forward, const Arrays& inp
     const auto dy_NO = as_rows(cotangents[i]);
     auto du_NO = dy_NO;
     if (magnitude_O) {
-      others.push_back(mx::sum(dy_NO * as_rows(forward.u[i]), 0));
+      others.push_back(row_sum(dy_NO * as_rows(forward.u[i])));
       du_NO = dy_NO * *magnitude_O;
     }
     if (weight.trains_matrix) {
       others.push_back(mx::matmul(mx::transpose(du_NO), x_NI));
     }
     if (weight.trains_bias) {
-      others.push_back(mx::sum(dy_NO, 0));
+      others.push_back(row_sum(dy_NO));
     }
     dx.push_back(mx::matmul(du_NO, matrix_of(weight, x_NI.dtype(), &cotangents[i])));
     if (lora) {
@@ -93,11 +100,11 @@ std::vector<mx::array> adapted_linears(const std::vector<AdaptedLinear>& layers,
                                        bool keep_outputs) {
   const auto inputs = inputs_of(layers, x);
   const auto forward = run_forward(layers, inputs, kept, keep_outputs);
-  const auto y = outputs(layers, forward);
+  auto y = outputs(layers, forward);
   const auto backward = [layers, forward](const Arrays& in, const Arrays& cotangents, const Arrays&) {
     return gradients(layers, forward, in, cotangents);
   };
-  return mx::custom_vjp([y](const Arrays&) { return y; }, backward)(inputs);
+  return mx::custom_vjp([y = std::move(y)](const Arrays&) { return y; }, backward)(inputs);
 }
 
 } // namespace temper

@@ -171,11 +171,11 @@ mx::array weighed_rows(const ExpertOrder& order, const mx::array& x_PI, const mx
   const auto pairs_P1 = mx::reshape(mx::astype(weights, x_PI.dtype()), {-1, 1});
   const auto weights_P1 = order.order_P ? gather_rows(pairs_P1, *order.order_P, *order.inverse_P, 1) : pairs_P1;
   const auto forward = [](const Arrays& in) { return Arrays{in[0] * in[1]}; };
-  // The weights' gradient as products of rows with rows: no array of all their terms.
+  // The weights' gradient is summed by a product, which half precisions accumulate in fp32.
   const auto backward = [](const Arrays& in, const Arrays& cotangents, const Arrays&) {
     const auto& d = cotangents[0];
-    const auto sums = mx::matmul(mx::expand_dims(d, 1), mx::expand_dims(in[0], 2));
-    return Arrays{d * in[1], mx::reshape(sums, in[1].shape())};
+    const auto ones_I1 = mx::ones({in[0].shape(1), 1}, in[0].dtype());
+    return Arrays{d * in[1], mx::matmul(d * in[0], ones_I1)};
   };
   return mx::custom_vjp(forward, backward)({x_PI, weights_P1})[0];
 }
