@@ -11,11 +11,11 @@ Params train(bool compiled) {
   Setting setting(2);
   setting.model = tiny_model({{"num_hidden_layers", 1}});
   setting.keys = {"self_attn.v_proj"};
-  setting.step = step_options("sgd");
+  setting.step = step_options("sgd", 0.2F);
   setting.step.attention.reset(); // as a run chooses it
   Training training(std::move(setting));
   training.run();
-  auto found = training.state().trainable;
+  Params found = training.state().trainable;
   found.emplace("loss", mx::array(static_cast<float>(training.record().steps.back().loss)));
   return found;
 }
