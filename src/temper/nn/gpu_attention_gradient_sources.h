@@ -1,4 +1,5 @@
-// The CUDA source of the kernels that turn attention back: as gpu_attention_sources.h, whose header goes before.
+// The CUDA source of the kernels that turn attention back: as gpu_attention_sources.h, whose header goes
+// before.
 #pragma once
 
 namespace temper::gpu {

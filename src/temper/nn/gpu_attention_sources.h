@@ -1,5 +1,5 @@
-// The CUDA source of gpu_attention.cpp's kernels, on tensor cores by mma.sync: as gpu_product_sources.h, where a
-// lane's places in a product stand too.
+// The CUDA source of gpu_attention.cpp's kernels, on tensor cores by mma.sync: as gpu_product_sources.h, where
+// a lane's places in a product stand too.
 //
 // Tokens lie in rows of all heads' features; a token sees those from its document's first to itself, less what
 // a window leaves out. A block's warps take STRIP rows each of its own tile, left matrices of their products,
