@@ -50,13 +50,16 @@ def plot_sweep() -> None:
     sized = [line for line in lines if "tokens_per_second" in line]
     for by, label in [("width", "tokens a row"), ("batch", "rows of 2,048 a step")]:
         figure, (speed, memory) = plt.subplots(1, 2, figsize=(9, 3.2))
-        for shape in dict.fromkeys(line["shape"] for line in sized):
-            points = [line for line in sized if line["by"] == by and line["shape"] == shape]
-            sizes = [line["width"] if by == "width" else line["rows"] for line in points]
+        size_of = {"width": "width", "batch": "rows"}[by]
+        measured = [line for line in sized if line["by"] == by]
+        for shape in dict.fromkeys(line["shape"] for line in measured):
+            points = [line for line in measured if line["shape"] == shape]
+            sizes = [line[size_of] for line in points]
             speed.plot(sizes, [line["tokens_per_second"] for line in points], marker="o", label=shape)
             memory.plot(sizes, [line["peak_memory_gb"] for line in points], marker="o", label=shape)
         for axis, title in [(speed, "tokens a second"), (memory, "peak memory, GB")]:
             axis.set_xscale("log", base=2)
+            sizes = sorted({line[size_of] for line in measured if line[size_of] & (line[size_of] - 1) == 0})
             axis.set_xticks(sizes, [f"{size // 1024}k" if size >= 1024 else str(size) for size in sizes])
             axis.set_ylim(bottom=0)
             axis.set_title(title, loc="left")
