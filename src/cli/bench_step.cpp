@@ -188,22 +188,11 @@ class StepBench {
     if (options_.memory_limit_gb == 0) {
       queue_->begin_step(num_padded_tokens(parts.front()));
     }
-    auto sum = step_->gradients(state_, parts.front(), weight);
-    ++state_.micro_step;
-    for (std::size_t i = 1; i < parts.size(); ++i) {
-      auto so_far = sum.gradients.arrays();
-      so_far.push_back(sum.loss);
-      queue_->push(sum.midway, std::move(so_far));
-      auto part = step_->gradients(state_, parts[i], weight);
-      ++state_.micro_step;
-      sum.loss = sum.loss + part.loss;
-      sum.midway = std::move(part.midway);
-      sum.gradients.add(part.gradients);
-    }
-    const auto outcome = step_->update(state_, sum.gradients, 1e-5);
+    const auto sum = sum_gradients(*step_, state_, *queue_, parts, weight);
+    const auto outcome = step_->update(state_, state_.accumulator, 1e-5);
+    state_.accumulator.clear();
     auto outputs = outcome.arrays;
     outputs.push_back(sum.loss);
-    sum.gradients.clear();
     queue_->push(sum.midway, std::move(outputs));
     queue_->end_step();
     loss_.item<float>(); // the step before: one step runs ahead, as in training

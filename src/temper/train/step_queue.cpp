@@ -34,4 +34,25 @@ void StepQueue::flush() {
   }
 }
 
+SummedGradients sum_gradients(TrainStep& step, TrainState& state, StepQueue& queue,
+                              const std::vector<HostBatch>& batches, float weight) {
+  std::optional<SummedGradients> sum;
+  for (const auto& batch : batches) {
+    if (sum) {
+      auto so_far = state.accumulator.arrays();
+      so_far.push_back(sum->loss);
+      queue.push(sum->midway, std::move(so_far));
+    }
+    auto part = step.gradients(state, batch, weight);
+    ++state.micro_step;
+    if (state.accumulator.empty()) {
+      state.accumulator = std::move(part.gradients);
+    } else {
+      state.accumulator.add(part.gradients);
+    }
+    sum = SummedGradients{sum ? sum->loss + part.loss : part.loss, part.load_balance, part.midway};
+  }
+  return std::move(sum).value();
+}
+
 } // namespace temper

@@ -8,6 +8,7 @@
 
 #include "temper/nn/device.h"
 #include "temper/nn/params.h"
+#include "temper/train/step.h"
 
 namespace temper {
 
@@ -34,5 +35,18 @@ class StepQueue {
   WorkLimit work_;
   std::vector<mx::array> rest_;
 };
+
+// Of a step's micro-batches.
+struct SummedGradients {
+  mx::array loss;                        // the parts' sum
+  std::optional<mx::array> load_balance; // the last one's
+  std::optional<mx::array> midway;       // the last one's, for the push() that is the caller's
+};
+
+// Adds the gradients of `batches`, of which there is one at least, to state.accumulator, one after the other,
+// so that what a micro-batch takes is gone before the next one's: all but the last are handed over. Each
+// supervised token weighs `weight`. Lazy otherwise.
+SummedGradients sum_gradients(TrainStep& step, TrainState& state, StepQueue& queue,
+                              const std::vector<HostBatch>& batches, float weight);
 
 } // namespace temper

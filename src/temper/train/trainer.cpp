@@ -105,36 +105,22 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
   const auto count = static_cast<float>(std::max<std::int64_t>(1, supervised));
   const int shares = options_.compat_mlx_lm ? options_.grad_accumulation_steps : 1;
 
-  StepResult result;
-  auto loss = mx::array(0.0F);
-  std::optional<mx::array> load_balance;
-  std::optional<mx::array> midway;
   queue_.begin_step(largest(batches));
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    const auto& batch = batches[i];
-    auto part = step_.gradients(state_, batch, 1.0F / (count * static_cast<float>(shares)));
-    midway = std::move(part.midway);
-    loss = loss + part.loss * static_cast<float>(shares);
-    load_balance = part.load_balance;
-    accumulate(std::move(part.gradients));
-    if (i + 1 < batches.size()) {
-      // One after the other, so that what a micro-batch takes is gone before the next one's.
-      auto so_far = state_.accumulator.arrays();
-      so_far.push_back(loss);
-      queue_.push(midway, std::move(so_far));
-    }
-    ++state_.micro_step;
+  const auto sum = sum_gradients(step_, state_, queue_, batches, 1.0F / (count * static_cast<float>(shares)));
+  const auto loss = sum.loss * static_cast<float>(shares);
+
+  StepResult result;
+  for (const auto& batch : batches) {
     result.num_tokens += batch.num_tokens;
     result.num_padded_tokens += num_padded_tokens(batch);
   }
-
   const auto updates_done = state_.step / shares;
   result.learning_rate = options_.schedule(updates_done);
   ++state_.step;
   result.step = state_.step;
   result.epoch = loader_.epoch();
   result.num_supervised = supervised;
-  Pending pending{loss, load_balance, std::nullopt, result};
+  Pending pending{loss, sum.load_balance, std::nullopt, result};
   if (state_.step % shares == 0) {
     for (const auto& callback : callbacks_) {
       callback->on_gradients(*this, state_.accumulator);
@@ -148,20 +134,12 @@ void Trainer::take_step(const std::vector<HostBatch>& batches) {
 
   auto outputs = pending.outcome ? pending.outcome->arrays : state_.accumulator.arrays();
   outputs.push_back(loss);
-  if (load_balance) {
-    outputs.push_back(*load_balance);
+  if (sum.load_balance) {
+    outputs.push_back(*sum.load_balance);
   }
-  queue_.push(midway, std::move(outputs));
+  queue_.push(sum.midway, std::move(outputs));
   queue_.end_step();
   pending_.push_back(std::move(pending));
-}
-
-void Trainer::accumulate(PackedParams gradients) {
-  if (state_.accumulator.empty()) {
-    state_.accumulator = std::move(gradients);
-  } else {
-    state_.accumulator.add(gradients);
-  }
 }
 
 void Trainer::deliver() {

@@ -81,7 +81,6 @@ class Trainer {
 
   std::vector<HostBatch> next_batches();
   void take_step(const std::vector<HostBatch>& batches);
-  void accumulate(PackedParams gradients);
   void deliver();
   void check_finite(const Pending& pending, StepResult& result);
 
