@@ -161,6 +161,7 @@ mx::array PackedParams::packed(const std::shared_ptr<const ParamPack>& plan, std
     return found->second.array;
   }
   std::vector<mx::array> parts;
+  parts.reserve(plan->names(pack).size());
   for (const auto& name : plan->names(pack)) {
     parts.push_back(at(prefix + name));
   }
@@ -188,6 +189,7 @@ std::vector<mx::array> PackedParams::arrays() const {
     return values(params_);
   }
   std::vector<mx::array> arrays;
+  arrays.reserve(packs_.size());
   for (const auto& [key, packed] : packs_) {
     arrays.push_back(packed.array);
   }
