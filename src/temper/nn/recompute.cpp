@@ -15,7 +15,20 @@ std::vector<mx::array> parameters_first(std::vector<mx::array> gradients, std::s
   return gradients;
 }
 
+// `forward`, whose backward pass is f's, run again once the cotangents are there.
+ArrayFunction with_second_run(const ArrayFunction& forward, const ArrayFunction& f) {
+  const auto backward = [f](const std::vector<mx::array>& inputs, const std::vector<mx::array>& cotangents,
+                            const std::vector<mx::array>&) {
+    return mx::vjp(f, mx::depends(inputs, cotangents), cotangents).second;
+  };
+  return mx::custom_vjp(forward, backward);
+}
+
 } // namespace
+
+ArrayFunction recomputed(const ArrayFunction& f) {
+  return with_second_run(f, f);
+}
 
 mx::array kept_or(Kept* kept, const std::function<mx::array()>& make) {
   if (kept != nullptr && kept->replays()) {
@@ -35,12 +48,8 @@ mx::array kept_result(Kept* kept, const std::function<mx::array(const std::vecto
   }
   const auto found = kept->next();
   const auto again = [f](const std::vector<mx::array>& in) { return std::vector<mx::array>{f(in)}; };
-  const auto backward = [again](const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
-                                const std::vector<mx::array>&) {
-    return mx::vjp(again, mx::depends(in, cotangents), cotangents).second;
-  };
-  return mx::custom_vjp([found](const std::vector<mx::array>&) { return std::vector<mx::array>{found}; },
-                        backward)(inputs)[0];
+  const auto first = [found](const std::vector<mx::array>&) { return std::vector<mx::array>{found}; };
+  return with_second_run(first, again)(inputs)[0];
 }
 
 ArrayFunction partly_recomputed(const KeepingFunction& f, std::size_t num_streams) {

@@ -14,13 +14,7 @@ using ArrayFunction = std::function<std::vector<mx::array>(const std::vector<mx:
 // `f`, keeping only its inputs for the backward pass and running again there, not before its cotangents are
 // known: else MLX would recompute every layer ahead of time and hold what that makes. `f` must be
 // differentiable in each input; arrays that need no gradient are captured by value. Lazy.
-inline ArrayFunction recomputed(const ArrayFunction& f) {
-  const auto backward = [f](const std::vector<mx::array>& inputs, const std::vector<mx::array>& cotangents,
-                            const std::vector<mx::array>&) {
-    return mx::vjp(f, mx::depends(inputs, cotangents), cotangents).second;
-  };
-  return mx::custom_vjp(f, backward);
-}
+ArrayFunction recomputed(const ArrayFunction& f);
 
 // What a function that runs twice keeps of its first run: arrays that cost more to compute than to hold.
 class Kept {
