@@ -21,6 +21,7 @@
 #include "temper/models/quant_plan.h"
 #include "temper/nn/device.h"
 #include "temper/train/memory_plan.h"
+#include "temper/train/run_options.h"
 #include "temper/train/step_profile.h"
 #include "temper/train/step_queue.h"
 
@@ -74,12 +75,9 @@ LoaderOptions loader_options(const BenchOptions& options, const TokenDataset& da
   loader.max_seq_length = options.width + 1;
   loader.packing = options.packing && options.lengths != "full";
   loader.pack_width = options.width;
-  loader.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
-  loader.few_shapes = mx::default_device() != mx::Device::cpu;
+  suit_device(loader);
   loader.micro_batch_tokens = options.micro_batch_tokens;
-  if (loader.micro_batch_tokens == 0 && mx::default_device() == mx::Device::gpu) {
-    loader.micro_batch_tokens = usual_micro_batch_tokens(data, loader);
-  }
+  bound_micro_batches(loader, data);
   return loader;
 }
 

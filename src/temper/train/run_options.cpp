@@ -24,6 +24,18 @@ std::int64_t total_steps(const RunConfig& config, const std::shared_ptr<const To
 
 } // namespace
 
+void suit_device(LoaderOptions& options) {
+  // CUDA's fused attention backward wants multiples of 128; a CPU pays for every column.
+  options.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
+  options.few_shapes = mx::default_device() != mx::Device::cpu;
+}
+
+void bound_micro_batches(LoaderOptions& options, const TokenDataset& train) {
+  if (options.micro_batch_tokens == 0 && mx::default_device() == mx::Device::gpu) {
+    options.micro_batch_tokens = usual_micro_batch_tokens(train, options);
+  }
+}
+
 LoaderOptions loader_options(const RunConfig& config) {
   LoaderOptions options;
   options.batch_size = config.batch_size;
@@ -32,9 +44,7 @@ LoaderOptions loader_options(const RunConfig& config) {
   options.max_seq_length = config.max_seq_length;
   options.packing = config.packing;
   options.seed = config.seed;
-  // CUDA's fused attention backward wants multiples of 128; a CPU pays for every column.
-  options.width_multiple = mx::default_device() == mx::Device::cpu ? 32 : 128;
-  options.few_shapes = mx::default_device() != mx::Device::cpu;
+  suit_device(options);
   if (config.compat == "mlx-lm") {
     options.compat_mlx_lm = true;
     options.mlx_lm_random = std::make_shared<MlxLmRandom>(config.seed);
@@ -47,9 +57,7 @@ TrainerOptions trainer_options(const RunConfig& config, const std::shared_ptr<co
   options.grad_accumulation_steps = config.grad_accumulation_steps;
   options.compat_mlx_lm = config.compat == "mlx-lm";
   options.loader = loader_options(config);
-  if (options.loader.micro_batch_tokens == 0 && mx::default_device() == mx::Device::gpu) {
-    options.loader.micro_batch_tokens = usual_micro_batch_tokens(*train, options.loader);
-  }
+  bound_micro_batches(options.loader, *train);
   options.total_steps = total_steps(config, train, options.loader);
   // In compat mode the total counts micro-batches; a schedule counts updates.
   const auto shares = options.compat_mlx_lm ? options.grad_accumulation_steps : 1;
