@@ -91,7 +91,9 @@ std::map<std::string, std::shared_future<std::string>>& known_code() {
   return known;
 }
 
-std::shared_future<std::string> start(std::launch how, const std::string& name, const std::string& text) {
+// Lives as long as the process.
+const std::shared_future<std::string>& start(std::launch how, const std::string& name,
+                                             const std::string& text) {
   auto& code = known_code()[text];
   if (!code.valid()) {
     code = std::async(how, compile, name, text).share();
@@ -132,6 +134,14 @@ std::string text_of(const Source& source, mx::Dtype half, const Constants& const
          source.name + "(" + source.parameters + ") {\n" + source.body + "\n}\n";
 }
 
+std::vector<mx::array> launched(const std::string& name, const std::string& code,
+                                const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
+                                const std::vector<mx::Dtype>& dtypes, const Launch& launch) {
+  return mx::fast::precompiled_cuda_kernel(name, code, inputs, shapes, dtypes, launch.scalars,
+                                           {static_cast<int>(launch.blocks) * launch.threads, 1, 1},
+                                           {launch.threads, 1, 1}, launch.shared_bytes, std::nullopt, true);
+}
+
 } // namespace
 
 bool can_compile() {
@@ -149,18 +159,14 @@ std::vector<mx::array> launch_kernel(const Kernel& kernel, std::size_t blocks,
                                      const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                      const std::vector<mx::Dtype>& dtypes,
                                      const std::vector<mx::fast::ScalarArg>& scalars) {
-  return mx::fast::precompiled_cuda_kernel(kernel.name, kernel.code, inputs, shapes, dtypes, scalars,
-                                           {static_cast<int>(blocks) * kernel.threads, 1, 1},
-                                           {kernel.threads, 1, 1}, 0, std::nullopt, true);
+  return launched(kernel.name, kernel.code, inputs, shapes, dtypes, {blocks, kernel.threads, scalars});
 }
 
 std::vector<mx::array> run_kernel(const Source& source, mx::Dtype half, const Constants& constants,
                                   const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
                                   const std::vector<mx::Dtype>& dtypes, const Launch& launch) {
-  const auto code = start(std::launch::deferred, source.name, text_of(source, half, constants, launch)).get();
-  return mx::fast::precompiled_cuda_kernel(source.name, code, inputs, shapes, dtypes, launch.scalars,
-                                           {static_cast<int>(launch.blocks) * launch.threads, 1, 1},
-                                           {launch.threads, 1, 1}, launch.shared_bytes, std::nullopt, true);
+  const auto& code = start(std::launch::deferred, source.name, text_of(source, half, constants, launch)).get();
+  return launched(source.name, code, inputs, shapes, dtypes, launch);
 }
 
 void compile_ahead(const Source& source, mx::Dtype half, const Constants& constants, const Launch& launch) {
