@@ -157,7 +157,7 @@ DecoderOutput decoder_output(const DecoderSpec& spec, ForwardContext& context, c
   if (!balances.empty()) {
     balance = mx::mean(mx::stack(balances));
   }
-  return {norm(spec, context, spec.prefix + spec.final_norm, x), balance, mx::stop_gradient(midway)};
+  return {norm(spec, context, spec.prefix + spec.final_norm, x), balance, midway};
 }
 
 mx::array decoder_hidden(const DecoderSpec& spec, ForwardContext& context, const DecoderInput& input) {

@@ -51,8 +51,7 @@ struct DecoderInput {
 struct DecoderOutput {
   mx::array hidden_BTE;                  // after the final norm
   std::optional<mx::array> load_balance; // mean over the layers of experts (nn/moe.h), a fp32 scalar
-  mx::array
-      midway_BTE; // what enters the block in the middle, without gradient: to evaluate a pass in two parts
+  mx::array midway_BTE;                  // what enters the block in the middle: to evaluate a pass in two parts
 };
 
 // What the model computes in: its norms' dtype.

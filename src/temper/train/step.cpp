@@ -177,7 +177,7 @@ std::vector<mx::array> TrainStep::traced_gradients(const BatchArrays& layout,
     const auto out = decoder_output(model_.spec, context, batch.input);
     const auto head = decoder_head(model_.spec, context, trained_->contains(head_weight_name(model_.spec)));
     std::vector<mx::array> results{options_.loss(mx::flatten(out.hidden_BTE, 0, 1), head, batch.targets),
-                                   out.midway_BTE};
+                                   mx::stop_gradient(out.midway_BTE)};
     if (out.load_balance) {
       results.push_back(*out.load_balance);
     }
