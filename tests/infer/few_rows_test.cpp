@@ -1,9 +1,8 @@
 // Texts of every family that grow by the GPU's kernels for few rows, beside the same texts without them.
 // Without a CUDA device there is nothing to compare.
 #include "models/families.h"
-#include "nn/support.h"
+#include "nn/gpu_support.h"
 #include "temper/infer/kv_cache.h"
-#include "temper/nn/gpu_kernels.h"
 
 using namespace temper;
 using namespace temper::test;
@@ -42,8 +41,7 @@ std::vector<mx::array> logits(const Model& model, int rows, bool kernels) {
 } // namespace
 
 TEST_CASE("a text's next tokens by the kernels for few rows are those of plain operations") {
-  if (!gpu::available()) {
-    MESSAGE("no CUDA device: skipped");
+  if (no_gpu()) {
     return;
   }
   for (const auto& name : family_names()) {

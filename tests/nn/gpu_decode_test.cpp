@@ -4,8 +4,7 @@
 
 #include <cmath>
 
-#include "nn/support.h"
-#include "temper/nn/gpu_kernels.h"
+#include "nn/gpu_support.h"
 
 using namespace temper;
 using namespace temper::test;
@@ -13,22 +12,6 @@ using namespace temper::test;
 namespace {
 
 constexpr float kRounding = 1e-2F; // to bfloat16, of what is multiplied and of the result
-
-mx::array half_of(const mx::Shape& shape, const std::string& name, float scale = 1.0F) {
-  return mx::astype(randn(shape, name) * scale, mx::bfloat16);
-}
-
-mx::array wide(const mx::array& x) {
-  return mx::astype(x, mx::float32);
-}
-
-bool no_gpu() {
-  const bool missing = !gpu::few_rows_serve(half_of({1, 8}, "probe"));
-  if (missing) {
-    MESSAGE("no CUDA device: skipped");
-  }
-  return missing;
-}
 
 mx::array weight_of(const gpu::RowNorm& norm) {
   return norm.plus_one ? wide(norm.weight) + 1.0F : wide(norm.weight);

@@ -2,7 +2,7 @@
 // operations are what is used.
 #include "temper/nn/gpu_kernels.h"
 
-#include "nn/support.h"
+#include "nn/gpu_support.h"
 #include "temper/nn/activation.h"
 #include "temper/nn/gpu_attention.h"
 #include "temper/nn/rope.h"
@@ -14,24 +14,8 @@ namespace {
 
 constexpr float kBf16 = 6e-3F; // a rounding to 8 significant bits, of the result
 
-mx::array half_of(const mx::Shape& shape, const std::string& name) {
-  return mx::astype(randn(shape, name), mx::bfloat16);
-}
-
-mx::array wide(const mx::array& x) {
-  return mx::astype(x, mx::float32);
-}
-
 mx::array silu_product(const mx::array& gate, const mx::array& up) {
   return gate * mx::sigmoid(gate) * up;
-}
-
-bool no_gpu() {
-  const bool missing = !gpu::serves(half_of({8, 8}, "probe"));
-  if (missing) {
-    MESSAGE("no CUDA device: skipped");
-  }
-  return missing;
 }
 
 mx::array update_of(const gpu::LowRank& update) {
