@@ -1,7 +1,10 @@
 #include "cli/interrupt.h"
 
+#include <cerrno>
 #include <csignal>
 
+#include <spawn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "temper/base/error.h"
@@ -54,3 +57,38 @@ int interrupt_exit_code(int signal) {
 }
 
 } // namespace temper::cli
+
+extern "C" char** environ;
+
+// In place of libc's, for the calls of the libraries in this program: MLX asks `g++ --version` as it compiles
+// its first function. Libc's ignores SIGINT for so long in this process, where it is lost, and not in the
+// command, which it ends. This one leaves both to the handler above: nothing is ignored here, and the command
+// sees neither.
+extern "C" __attribute__((visibility("default"))) int system(const char* command) {
+  if (command == nullptr) {
+    return 1;
+  }
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGINT);
+  sigaddset(&blocked, SIGTERM);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setsigmask(&attributes, &blocked);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  const char* arguments[] = {"sh", "-c", command, nullptr};
+  pid_t child = 0;
+  const int failure =
+      ::posix_spawn(&child, "/bin/sh", nullptr, &attributes, const_cast<char* const*>(arguments), environ);
+  posix_spawnattr_destroy(&attributes);
+  if (failure != 0) {
+    return -1;
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) {
+      return -1;
+    }
+  }
+  return status;
+}

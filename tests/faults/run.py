@@ -6,6 +6,7 @@ Cases whose name contains WORDS; all by default. Two at a time; ends with the li
 
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -62,6 +63,8 @@ def run_case(case: Fault | Check, binary: str) -> str | None:
 def main(arguments: list[str]) -> int:
     words = arguments.pop() if "--only" in arguments else ""
     arguments = [argument for argument in arguments if argument != "--only"]
+    # Started in the background of a script, this ignores SIGINT, and so would the programs that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     binary = os.path.abspath(arguments[0] if arguments else os.environ["TEMPER_BINARY"])
     cases = [case for case in [*faults, *checks] if words in case.name]
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -86,6 +86,23 @@ def killed_at_any_moment(box: Box) -> None:
 
 
 @check
+def Ctrl_C_while_a_library_runs_a_command(box: Box) -> None:
+    """MLX asks for the version of g++: this one presses Ctrl-C in its terminal, which reaches the program as well."""
+    compiler = box.root / "bin" / "g++"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\nkill -INT 0\n")
+    compiler.chmod(0o755)
+    path = box.environment["PATH"]
+    box.environment["PATH"] = f"{compiler.parent}:{path}"
+    process = box.start(box.train(steps=STEPS), start_new_session=True)
+    box.environment["PATH"] = path
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == INTERRUPTED, f"exit code {process.returncode}: {err}"
+    box.check_run_folder()
+    expect_resume(box)
+
+
+@check
 def Ctrl_C_before_the_first_step(box: Box) -> None:
     """Ends at any moment with the exit code of an interrupt, and leaves no folder without a run in it."""
     for delay in (0.0, 0.02, 0.05, 0.1):
