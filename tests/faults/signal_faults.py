@@ -10,7 +10,7 @@ import time
 from box import TIMEOUT, Box
 from fault import INTERRUPTED, OK, TERMINATED, check
 
-STEPS = 400  # with a save after each: most moments are moments of a save
+STEPS = 4000  # with a save after each: most moments are moments of a save
 FLAGS = ("--save-every", "1", "--steps-per-report", "50")
 
 
