@@ -6,9 +6,9 @@
 #include <set>
 #include <string>
 
+#include "base/messages.h"
 #include "data/tiny_model.h"
 #include "temper/base/error.h"
-#include "temper/base/log.h"
 #include "temper/data/data_check.h"
 #include "temper/data/data_prepare.h"
 #include "temper/data/data_preview.h"
@@ -21,11 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Quiet {
-  Quiet() {
-    log::set_level(log::Level::error);
-  }
-} const quiet;
+const Quiet quiet;
 
 std::string row(const std::string& prompt, const std::string& completion) {
   return R"({"prompt": ")" + prompt + R"(", "completion": ")" + completion + "\"}\n";
@@ -37,10 +33,6 @@ std::string rows(int count, const std::string& name) {
     text += row(name + std::to_string(i), "a");
   }
   return text;
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 std::vector<Json> read(const fs::path& path) {
@@ -91,7 +83,7 @@ TEST_CASE("check: rows, formats, malformed rows, and duplicates within and acros
   CHECK(check.duplicates[1].before == "train");
   CHECK(check.duplicates[1].first[0].first.line == 2);
   CHECK(check.duplicates[1].first[0].second.line == 2);
-  CHECK(has(check.to_text(), "test: 1 rows are in train as well (line 2 is line 2 there)"));
+  CHECK(contains(check.to_text(), "test: 1 rows are in train as well (line 2 is line 2 there)"));
   CHECK(check.to_json()["duplicates"][1]["earlier_split"] == "train");
 }
 
@@ -110,9 +102,9 @@ TEST_CASE("check with a tokenizer: lengths, truncation, supervised share") {
   REQUIRE(train.lengths.size() == 8); // (64, 128] is the last bin
   CHECK(train.lengths[4] == 1);
   CHECK(train.lengths[7] == 1);
-  CHECK(has(check.to_text(), "84% supervised"));
-  CHECK(has(check.to_text(), "(max_seq_length 64)"));
-  CHECK(has(check.to_text(), "no row comes twice"));
+  CHECK(contains(check.to_text(), "84% supervised"));
+  CHECK(contains(check.to_text(), "(max_seq_length 64)"));
+  CHECK(contains(check.to_text(), "no row comes twice"));
 }
 
 TEST_CASE("preview: the rendered text, with what is learned marked") {
@@ -169,7 +161,7 @@ TEST_CASE("prepare: splits by the seed, every row once, the same again") {
     }
   }
   CHECK(prompts.size() == 100);
-  CHECK(has(error_of([&] { prepare_files(options); }), "is there already; pass --overwrite"));
+  CHECK(contains(error_of([&] { prepare_files(options); }), "is there already; pass --overwrite"));
   options.overwrite = true;
   prepare_files(options);
   CHECK(read(options.out / "train.jsonl") == train);
@@ -223,7 +215,8 @@ TEST_CASE("prepare: sources mix by weight, no row twice; too much asked for is s
   }
   CHECK(prompts.size() == 41);
   options.sample = 100;
-  CHECK(has(error_of([&] { prepare_files(options); }), "a.jsonl: has 60 usable rows but 75 are asked for"));
+  CHECK(
+      contains(error_of([&] { prepare_files(options); }), "a.jsonl: has 60 usable rows but 75 are asked for"));
 }
 
 TEST_CASE("prepare: message lists keep their context out of the loss") {
@@ -255,20 +248,20 @@ TEST_CASE("prepare: what does not fit is refused and leaves nothing behind") {
   options.sources = {folder.path() / "a.jsonl"};
   options.out = folder.path() / "out";
   const auto error = [&] { return error_of([&] { prepare_files(options); }); };
-  CHECK(has(error(), "a.jsonl:4: not JSON"));
+  CHECK(contains(error(), "a.jsonl:4: not JSON"));
   options.skip_bad_rows = true;
   options.max_bad_rows = 0;
-  CHECK(has(error(), "more than max_bad_rows 0"));
+  CHECK(contains(error(), "more than max_bad_rows 0"));
   options.max_bad_rows = 1;
   options.valid_fraction = 0.99;
-  CHECK(has(error(), "leave none for training"));
+  CHECK(contains(error(), "leave none for training"));
   options.valid_fraction = 0;
   options.weights = {1, 2};
-  CHECK(has(error(), "weights: give one a source"));
+  CHECK(contains(error(), "weights: give one a source"));
   options.weights = {0};
-  CHECK(has(error(), "weights: each must be above 0"));
+  CHECK(contains(error(), "weights: each must be above 0"));
   options.weights.clear();
   options.sources.push_back(folder.path() / "t.txt");
-  CHECK(has(error(), "text rows can't be mixed"));
+  CHECK(contains(error(), "text rows can't be mixed"));
   CHECK(!fs::exists(options.out));
 }

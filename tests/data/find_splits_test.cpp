@@ -2,11 +2,13 @@
 
 #include <doctest/doctest.h>
 
+#include "base/messages.h"
 #include "temper/base/error.h"
 #include "temper/data/data_parts.h"
 #include "text/fixtures.h"
 
 using namespace temper;
+using temper::test::contains;
 using temper::test::TempFolder;
 
 namespace {
@@ -36,10 +38,6 @@ std::string refusal(const std::string& data) {
   return "";
 }
 
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 } // namespace
 
 TEST_CASE("a folder's splits: whole files, the hub's parts, other names for valid") {
@@ -53,7 +51,7 @@ TEST_CASE("a folder's splits: whole files, the hub's parts, other names for vali
   CHECK(names(find_split(folder.path(), "train_sft")) == Names{"train_sft.jsonl"});
   CHECK(names(split_files(folder.path(), "")) == names(splits.test));
   CHECK(names(split_files(folder.path(), "valid")) == names(splits.valid));
-  CHECK(has(describe_files(splits.train), "train-00000-of-00002.parquet and 1 more"));
+  CHECK(contains(describe_files(splits.train), "train-00000-of-00002.parquet and 1 more"));
 }
 
 TEST_CASE("splits in data/, and subsets that must be named") {
@@ -62,20 +60,20 @@ TEST_CASE("splits in data/, and subsets that must be named") {
   CHECK(names(find_splits(folder.path()).train) == Names{"train.csv"});
   const TempFolder other;
   fill(other, {"main/train.parquet", "socratic/train.parquet"});
-  CHECK(has(refusal(other.path().string()), "name one: main, socratic"));
+  CHECK(contains(refusal(other.path().string()), "name one: main, socratic"));
   CHECK(names(find_splits(other.path() / "main").train) == Names{"train.parquet"});
 }
 
 TEST_CASE("a part that is missing, and two files for one split") {
   const TempFolder folder;
   fill(folder, {"train-00000-of-00003.parquet", "train-00002-of-00003.parquet"});
-  CHECK(has(refusal(folder.path().string()), "part 1 (from 0) of the 3 of train is missing"));
+  CHECK(contains(refusal(folder.path().string()), "part 1 (from 0) of the 3 of train is missing"));
   const TempFolder other;
   fill(other, {"train.jsonl", "train-00000-of-00001.parquet"});
-  CHECK(has(refusal(other.path().string()), "are there for one split"));
+  CHECK(contains(refusal(other.path().string()), "are there for one split"));
   const TempFolder third;
   fill(third, {"valid.jsonl", "val.jsonl"});
-  CHECK(has(refusal(third.path().string()), "both val.jsonl and valid.jsonl are there for one split"));
+  CHECK(contains(refusal(third.path().string()), "both val.jsonl and valid.jsonl are there for one split"));
 }
 
 TEST_CASE("patterns and lists: files called after a split are that split, others train") {
@@ -91,10 +89,10 @@ TEST_CASE("patterns and lists: files called after a split are that split, others
   CHECK(names(find_splits(at + "/test.jsonl").train) == Names{"test.jsonl"});
   CHECK(names(find_splits(at + "/with,comma.jsonl").train) == Names{"with,comma.jsonl"});
   CHECK(names(split_files(at + "/test.jsonl", "")) == Names{"test.jsonl"});
-  CHECK(has(refusal(at + "/*.parquet"), "fits the pattern"));
-  CHECK(has(refusal(at + "/nowhere.jsonl"), "no such file or folder"));
-  CHECK(has(refusal(at + "/a.jsonl," + at + "/nowhere.jsonl"), "nowhere.jsonl: no such file"));
-  CHECK(has(refusal(""), "no data"));
+  CHECK(contains(refusal(at + "/*.parquet"), "fits the pattern"));
+  CHECK(contains(refusal(at + "/nowhere.jsonl"), "no such file or folder"));
+  CHECK(contains(refusal(at + "/a.jsonl," + at + "/nowhere.jsonl"), "nowhere.jsonl: no such file"));
+  CHECK(contains(refusal(""), "no data"));
 }
 
 TEST_CASE("hf_dataset's splits are those of the datasets library") {

@@ -8,10 +8,10 @@
 #include <set>
 #include <string>
 
+#include "base/messages.h"
 #include "data/tiny_model.h"
 #include "temper/base/error.h"
 #include "temper/base/files.h"
-#include "temper/base/log.h"
 
 using namespace temper;
 using namespace temper::test;
@@ -20,11 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Quiet {
-  Quiet() {
-    log::set_level(log::Level::error);
-  }
-} const quiet;
+const Quiet quiet;
 
 // A data folder, a cache folder, and a configuration that names them.
 struct Setup {
@@ -68,10 +64,6 @@ std::string rows(int count, int first = 0) {
     text += R"({"prompt": "q)" + std::to_string(i) + R"(", "completion": "a)" + std::to_string(i) + "\"}\n";
   }
   return text;
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 bool same(const TokenDataset& a, const TokenDataset& b) {
@@ -221,20 +213,20 @@ TEST_CASE("malformed rows stop the run, naming file and line, or are skipped up 
   Setup setup;
   setup.write("train.jsonl", rows(3) + "{oops\n" + rows(2) + "[1]\n{\"text\": \"other\"}\n");
   const auto error = setup.error();
-  CHECK(has(error, "train.jsonl:4: not JSON"));
-  CHECK(has(error, "2 more malformed rows"));
-  CHECK(!has(error, "\n"));
+  CHECK(contains(error, "train.jsonl:4: not JSON"));
+  CHECK(contains(error, "2 more malformed rows"));
+  CHECK(!contains(error, "\n"));
   CHECK(setup.caches().empty());
   setup.config.on_bad_row = "skip";
   const auto prepared = setup.prepare();
   CHECK(prepared.train->size() == 5);
   REQUIRE(prepared.reports[0].bad.count == 3);
   CHECK(prepared.reports[0].bad.first[1].line == 7);
-  CHECK(has(prepared.reports[0].bad.first[2].what, "formats can't be mixed"));
+  CHECK(contains(prepared.reports[0].bad.first[2].what, "formats can't be mixed"));
   setup.config.max_bad_rows = 2;
-  CHECK(has(setup.error(), "more than max_bad_rows 2"));
+  CHECK(contains(setup.error(), "more than max_bad_rows 2"));
   setup.config.on_bad_row = "stop"; // a cache made with skip does not let the rows pass
-  CHECK(has(setup.error(), "train.jsonl:4: not JSON"));
+  CHECK(contains(setup.error(), "train.jsonl:4: not JSON"));
 }
 
 TEST_CASE("rule 4: rows without a target are counted and left out, and refused if all are") {
@@ -248,7 +240,7 @@ TEST_CASE("rule 4: rows without a target are counted and left out, and refused i
   CHECK(prepared.reports[0].unsupervised.count == 1);
   CHECK(prepared.reports[0].unsupervised.first[0].line == 2);
   setup.write("train.jsonl", mute + "\n" + mute + "\n");
-  CHECK(has(setup.error(), "no row has an assistant message"));
+  CHECK(contains(setup.error(), "no row has an assistant message"));
 }
 
 TEST_CASE("rule 5: rows that lose every label to max_seq_length are dropped and named; all of them: refused") {
@@ -263,7 +255,7 @@ TEST_CASE("rule 5: rows that lose every label to max_seq_length are dropped and 
   CHECK(prepared.reports[0].truncated.count == 1);
   CHECK(prepared.reports[0].longest > 12);
   setup.config.max_seq_length = 3;
-  CHECK(has(setup.error(), "max_seq_length 3 cuts off every target"));
+  CHECK(contains(setup.error(), "max_seq_length 3 cuts off every target"));
 }
 
 TEST_CASE("token ids beyond the model's vocabulary name their line; a padded embedding is normal") {
@@ -274,27 +266,27 @@ TEST_CASE("token ids beyond the model's vocabulary name their line; a padded emb
     setup.prepare(id_of('z'));
     FAIL("no error");
   } catch (const DataError& error) {
-    CHECK(has(error.what(), "train.jsonl:4: token id 136 is beyond the model's vocabulary of 132"));
+    CHECK(contains(error.what(), "train.jsonl:4: token id 136 is beyond the model's vocabulary of 132"));
   }
 }
 
 TEST_CASE("what is not there or not known is said") {
   Setup setup;
-  CHECK(has(setup.error(), "no train, valid or test file"));
+  CHECK(contains(setup.error(), "no train, valid or test file"));
   setup.write("valid.jsonl", rows(1));
-  CHECK(has(setup.error(), "no train file"));
+  CHECK(contains(setup.error(), "no train file"));
   setup.write("train.jsonl", "");
-  CHECK(has(setup.error(), "train.jsonl: the file is empty"));
+  CHECK(contains(setup.error(), "train.jsonl: the file is empty"));
   setup.write("train.jsonl", "{\"question\": \"a\"}\n");
-  CHECK(has(setup.error(), "train.jsonl:1: no known format: the row has 'question'"));
+  CHECK(contains(setup.error(), "train.jsonl:1: no known format: the row has 'question'"));
   setup.write("train.jsonl", rows(1));
   setup.write("train.csv", "a\nb\n");
-  CHECK(has(setup.error(), "train.csv and train.jsonl"));
+  CHECK(contains(setup.error(), "train.csv and train.jsonl"));
   fs::remove(fs::path(setup.config.data) / "train.csv");
   setup.config.test = true;
-  CHECK(has(setup.error(), "--test needs a test file"));
+  CHECK(contains(setup.error(), "--test needs a test file"));
   setup.config.data = "/nowhere";
-  CHECK(has(setup.error(), "/nowhere: no such file"));
+  CHECK(contains(setup.error(), "/nowhere: no such file"));
   setup.config.data_format = "chats";
   CHECK_THROWS_AS(setup.prepare(), ConfigError);
 }

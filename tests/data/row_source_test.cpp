@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "base/messages.h"
 #include "temper/base/error.h"
 #include "text/fixtures.h"
 
 using namespace temper;
+using temper::test::contains;
 using temper::test::TempFolder;
 
 namespace {
@@ -217,10 +219,6 @@ std::string refusal(const std::filesystem::path& path) {
   return "";
 }
 
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 } // namespace
 
 TEST_CASE("Parquet: each codec, nested messages, nulls and dictionaries give pyarrow's rows") {
@@ -247,24 +245,25 @@ TEST_CASE("Parquet: each codec, nested messages, nulls and dictionaries give pya
 }
 
 TEST_CASE("Parquet that can't be read is named and said") {
-  CHECK(has(refusal(parquet("lz4.parquet")), "only snappy, gzip and zstd are read"));
-  CHECK(has(refusal(parquet("empty.parquet")), "the file is empty"));
+  CHECK(contains(refusal(parquet("lz4.parquet")), "only snappy, gzip and zstd are read"));
+  CHECK(contains(refusal(parquet("empty.parquet")), "the file is empty"));
   const TempFolder folder;
   const auto whole = read_file(parquet("zstd.parquet"));
   folder.write("cut.parquet", whole.substr(0, whole.size() / 2));
-  CHECK(has(refusal(folder.path() / "cut.parquet"), "cut.parquet: the file is cut short"));
+  CHECK(contains(refusal(folder.path() / "cut.parquet"), "cut.parquet: the file is cut short"));
   folder.write("text.parquet", "{\"text\": \"this is JSON\"}\n");
-  CHECK(has(refusal(folder.path() / "text.parquet"), "not a Parquet file"));
+  CHECK(contains(refusal(folder.path() / "text.parquet"), "not a Parquet file"));
   folder.write("short.parquet", "PAR1");
-  CHECK(has(refusal(folder.path() / "short.parquet"), "not a Parquet file"));
+  CHECK(contains(refusal(folder.path() / "short.parquet"), "not a Parquet file"));
   auto long_footer = whole;
   long_footer.replace(whole.size() - 8, 4, "\xff\xff\xff\x7f");
   folder.write("footer.parquet", long_footer);
-  CHECK(has(refusal(folder.path() / "footer.parquet"), "footer.parquet: "));
+  CHECK(contains(refusal(folder.path() / "footer.parquet"), "footer.parquet: "));
   auto bad_page = whole;
   bad_page.replace(60, 200, std::string(200, '\x5a'));
   folder.write("page.parquet", bad_page);
-  CHECK(has(refusal(folder.path() / "page.parquet"), "page.parquet:1: the rows from here on can't be read"));
+  CHECK(
+      contains(refusal(folder.path() / "page.parquet"), "page.parquet:1: the rows from here on can't be read"));
 }
 
 TEST_CASE("Parquet with any one byte wrong is read or refused") {

@@ -1,8 +1,8 @@
 // Fusing: what survives, what is refused, what is written.
 #include "temper/eval/fuse.h"
 
+#include "base/messages.h"
 #include "temper/base/error.h"
-#include "temper/base/log.h"
 #include "temper/infer/model_view.h"
 #include "temper/nn/linear.h"
 #include "train/support.h"
@@ -104,14 +104,6 @@ struct Bench {
     return true;
   }
 };
-
-std::string warnings_of(const std::function<void()>& action) {
-  std::string lines;
-  log::set_writer([&](std::string_view line) { lines += line; });
-  action();
-  log::set_writer(nullptr);
-  return lines;
-}
 
 } // namespace
 

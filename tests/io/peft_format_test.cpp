@@ -1,10 +1,10 @@
 // PEFT's folders (tests/golden/peft_adapters): what they compute here, and what is written for PEFT.
 #include "temper/io/peft.h"
 
+#include "base/messages.h"
 #include "io/tiny_model.h"
 #include "temper/base/error.h"
 #include "temper/base/files.h"
-#include "temper/base/log.h"
 #include "temper/infer/model_view.h"
 
 using namespace temper;
@@ -38,14 +38,6 @@ Params own_tensors(const fs::path& file) {
   auto params = load_safetensors(file);
   std::erase_if(params, [](const auto& entry) { return entry.first.ends_with(".base_layer.weight"); });
   return params;
-}
-
-std::string warnings_of(const std::function<void()>& action) {
-  std::string lines;
-  log::set_writer([&](std::string_view line) { lines += line; });
-  action();
-  log::set_writer(nullptr);
-  return lines;
 }
 
 // A PEFT folder that a test spoils.

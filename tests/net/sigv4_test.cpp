@@ -4,7 +4,10 @@
 
 #include <algorithm>
 
+#include "base/messages.h"
+
 using namespace temper;
+using temper::test::contains;
 
 namespace {
 
@@ -24,10 +27,6 @@ std::string authorization(const SignedRequest& request, const AwsCredentials& cr
   return sign_request(request, credentials).back();
 }
 
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 } // namespace
 
 TEST_CASE("the signatures of AWS's own examples") {
@@ -40,17 +39,17 @@ TEST_CASE("the signatures of AWS's own examples") {
         "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41");
   request = example();
   request.query = {{"lifecycle", ""}};
-  CHECK(has(authorization(request), "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"));
+  CHECK(contains(authorization(request), "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"));
   request = example();
   request.query = {{"max-keys", "2"}, {"prefix", "J"}};
-  CHECK(has(authorization(request), "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"));
+  CHECK(contains(authorization(request), "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"));
 }
 
 TEST_CASE("a session's token is signed and sent") {
   auto credentials = kExample;
   credentials.session_token = "token";
   const auto lines = sign_request(example(), credentials);
-  CHECK(has(lines.back(), "host;x-amz-content-sha256;x-amz-date;x-amz-security-token"));
+  CHECK(contains(lines.back(), "host;x-amz-content-sha256;x-amz-date;x-amz-security-token"));
   CHECK(std::ranges::find(lines, "x-amz-security-token: token") != lines.end());
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/messages.h"
 #include "temper/nn/device.h"
 #include "temper/nn/params.h"
 #include "temper/nn/random.h"
@@ -46,21 +47,6 @@ inline bool same_bits(const Params& a, const Params& b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const auto& x, const auto& y) {
            return x.first == y.first && same_bits(x.second, y.second);
          });
-}
-
-// A message of the exception that `action` throws, "" if it throws none.
-template <typename Exception>
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Exception& error) {
-    return error.what();
-  }
-  return "";
-}
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 // `f` as a scalar: its result against fixed random weights, so that no entry of the gradient is alike.

@@ -4,21 +4,19 @@
 
 #include <thread>
 
+#include "base/messages.h"
 #include "temper/base/error.h"
 #include "text/fixtures.h"
 
 namespace temper {
 namespace {
 
+using test::contains;
 using test::error_of;
 using test::fixture;
 using test::TempFolder;
 
 using Ids = std::vector<std::int32_t>;
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 TEST_CASE("ids, offsets and text are those of the tokenizers package") {
   const Json encodings = read_json(fixture("encodings.json"));
