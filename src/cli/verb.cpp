@@ -10,6 +10,7 @@
 
 #include "temper/base/error.h"
 #include "temper/base/log.h"
+#include "temper/base/parallel.h"
 #include "temper/base/version.h"
 #include "temper/config/nearest.h"
 
@@ -69,6 +70,7 @@ int dispatch(Arguments arguments, const std::vector<Verb>& verbs) {
     arguments.erase(arguments.begin());
     return verb.run(arguments);
   }
+  num_threads(); // refuses a wrong one before anything runs, on this thread
   return find_verb(first, verbs).run(arguments);
 }
 

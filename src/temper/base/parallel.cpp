@@ -5,11 +5,17 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "temper/base/error.h"
+#include "temper/base/text.h"
+
 namespace temper {
 namespace {
+
+constexpr std::int64_t kMostThreads = 1024;
 
 using Body = std::function<void(std::size_t, std::size_t)>;
 
@@ -106,9 +112,15 @@ class Pool {
 std::size_t num_threads() {
   static const std::size_t count = [] {
     const char* wanted = std::getenv("TEMPER_THREADS");
-    const int given = wanted != nullptr ? std::atoi(wanted) : 0;
-    return given > 0 ? static_cast<std::size_t>(given)
-                     : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+    if (wanted == nullptr || *wanted == '\0') {
+      return std::max<std::size_t>(1, std::thread::hardware_concurrency());
+    }
+    const auto given = whole_number(wanted).value_or(0);
+    if (given < 1 || given > kMostThreads) {
+      throw ConfigError("TEMPER_THREADS '" + std::string(wanted) + "' is not a number of threads from 1 to " +
+                        std::to_string(kMostThreads));
+    }
+    return static_cast<std::size_t>(given);
   }();
   return count;
 }

@@ -6,7 +6,8 @@
 
 namespace temper {
 
-// Cores that parallel_for() uses, the caller's included: TEMPER_THREADS if set, else the machine's.
+// Cores that parallel_for() uses, the caller's included: TEMPER_THREADS if set, else the machine's. Throws
+// ConfigError if that is not a number of threads.
 std::size_t num_threads();
 
 // Calls body(begin, end) over [0, count) in pieces of at most `grain`, on all cores, and waits for them.

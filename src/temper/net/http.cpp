@@ -88,8 +88,8 @@ struct HttpClient::Transfer {
     if (line.starts_with("HTTP/")) { // a new answer, after "100 Continue" or a proxy's own
       response.headers.clear();
       const auto space = line.find(' ');
-      response.status =
-          space == std::string_view::npos ? 0 : std::atoi(std::string(line.substr(space, 4)).c_str());
+      const auto status = space == std::string_view::npos ? line.substr(0, 0) : line.substr(space + 1, 3);
+      response.status = static_cast<int>(whole_number(status).value_or(0));
     } else if (const auto colon = line.find(':'); colon != std::string_view::npos) {
       response.headers[lower(trim_ascii(line.substr(0, colon)))] = trim_ascii(line.substr(colon + 1));
     }

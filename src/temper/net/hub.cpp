@@ -7,6 +7,7 @@
 
 #include "temper/base/files.h"
 #include "temper/base/log.h"
+#include "temper/base/text.h"
 #include "temper/net/download.h"
 #include "temper/net/progress.h"
 
@@ -43,9 +44,7 @@ std::int64_t size_of(const HttpResponse& response) {
   if (size.empty() && response.status == 200) {
     size = response.header("content-length");
   }
-  return size.empty() || size.find_first_not_of("0123456789") != std::string::npos
-             ? -1
-             : std::strtoll(size.c_str(), nullptr, 10);
+  return whole_number(size).value_or(-1);
 }
 
 // Files that LFS keeps are named by their SHA-256, the others by git's own sum.

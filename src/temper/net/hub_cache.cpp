@@ -57,7 +57,6 @@ bool take_name(const std::string& text, std::string& name, std::string& revision
 }
 
 std::optional<HubRepo> parse_parts(std::vector<std::string> parts, HubRepo repo, bool has_scheme) {
-  std::string org;
   std::string name;
   if (has_scheme && parts.size() == 1 && take_name(parts[0], name, repo.revision)) {
     repo.id = name;

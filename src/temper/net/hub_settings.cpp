@@ -4,11 +4,14 @@
 #include <cstdlib>
 
 #include "temper/base/files.h"
+#include "temper/base/text.h"
 
 namespace temper {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::int64_t kLongestTimeout = 86'400;
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -85,10 +88,12 @@ HubSettings hub_settings_from_environment() {
   settings.cache = fs::absolute(cache.empty() ? home() / "hub" : expand(cache));
   settings.is_offline = is_true(variable({"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}));
   if (const auto timeout = variable("HF_HUB_DOWNLOAD_TIMEOUT"); !timeout.empty()) {
-    settings.http.stall_timeout_s = std::atoi(timeout.c_str());
-    if (settings.http.stall_timeout_s <= 0) {
-      throw ConfigError("HF_HUB_DOWNLOAD_TIMEOUT '" + timeout + "' is not a number of seconds above 0");
+    const auto seconds = whole_number(timeout).value_or(0);
+    if (seconds < 1 || seconds > kLongestTimeout) {
+      throw ConfigError("HF_HUB_DOWNLOAD_TIMEOUT '" + timeout + "' is not a number of seconds from 1 to " +
+                        std::to_string(kLongestTimeout));
     }
+    settings.http.stall_timeout_s = static_cast<int>(seconds);
   }
   return settings;
 }

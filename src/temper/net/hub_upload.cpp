@@ -11,6 +11,7 @@
 #include "temper/base/files.h"
 #include "temper/base/json_text.h"
 #include "temper/base/sha256.h"
+#include "temper/base/text.h"
 #include "temper/net/progress.h"
 
 namespace temper {
@@ -250,12 +251,12 @@ void HubUpload::send_one(const Large& file, const Json& action,
 void HubUpload::send_parts(const Large& file, const Json& upload,
                            const std::function<void(std::int64_t)>& on_bytes) {
   const Json& header = upload["header"];
-  const auto chunk = header["chunk_size"].is_string() ? std::atoll(text_at(header, "chunk_size").c_str())
+  const auto chunk = header["chunk_size"].is_string() ? whole_number(text_at(header, "chunk_size")).value_or(0)
                                                       : header["chunk_size"].get<std::int64_t>();
-  std::map<int, std::string> urls;
+  std::map<std::int64_t, std::string> urls;
   for (const auto& [key, value] : header.items()) {
-    if (key.find_first_not_of("0123456789") == std::string::npos && value.is_string()) {
-      urls[std::atoi(key.c_str())] = value.get<std::string>();
+    if (const auto number = whole_number(key); number && value.is_string()) {
+      urls[*number] = value.get<std::string>();
     }
   }
   const auto size = file.file->size();
