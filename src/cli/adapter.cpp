@@ -77,6 +77,7 @@ std::vector<AdapterSource> sources_of(const AdapterFlags& flags) {
                                   flags.weights.size(), flags.adapters.size()));
   }
   std::vector<AdapterSource> sources;
+  sources.reserve(flags.adapters.size());
   for (std::size_t i = 0; i < flags.adapters.size(); ++i) {
     sources.push_back({flags.adapters[i], flags.weights.empty() ? 1.0 : flags.weights[i]});
   }

@@ -41,7 +41,7 @@ void write_yaml(std::string& out, const std::string& key, const Json& value, int
     out += fmt::format(" {}\n", yaml_scalar(value));
     return;
   }
-  out += "\n";
+  out += '\n';
   for (const auto& [name, member] : value.items()) {
     write_yaml(out, name, member, indent + 2);
   }

@@ -198,7 +198,7 @@ class FlagReader {
     add(match, name, arguments_[++at_]);
     // --lora-keys a b: as far as the next flag.
     while (match.field->is_list() && match.field->splits && at_ + 1 < arguments_.size() &&
-           !arguments_[at_ + 1].starts_with("-")) {
+           !arguments_[at_ + 1].starts_with('-')) {
       add(match, name, arguments_[++at_]);
     }
   }

@@ -79,7 +79,7 @@ bool cut_turns(const Tokenizer& tokenizer, const std::string& middle, const std:
         frame.preamble = lead.substr(0, lead.size() - user_before.size());
         return true;
       }
-      step = user_before.starts_with("\n") ? 1 : user_before.starts_with(bos) ? bos.size() : 0;
+      step = user_before.starts_with('\n') ? 1 : user_before.starts_with(bos) ? bos.size() : 0;
     }
   }
   return false;

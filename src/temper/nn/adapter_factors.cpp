@@ -240,6 +240,7 @@ mx::array narrow_product(const Factors& factors, const mx::array& x_NI) {
 mx::array narrow_gradient(const Factors& factors, const Arrays& cotangents) {
   if (narrow_kernels_serve(factors, cotangents) && cotangents.size() <= gpu::kMostProducts) {
     std::vector<gpu::RowProduct> products;
+    products.reserve(cotangents.size());
     for (std::size_t i = 0; i < cotangents.size(); ++i) {
       products.push_back({cotangents[i], factors.b_RO[i]});
     }

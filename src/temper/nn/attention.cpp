@@ -278,6 +278,7 @@ mx::array causal_attention(const AttentionSettings& settings, const mx::array& q
   const auto vs = mx::split(v, num_calls, 1);
   const auto sinks = settings.sinks_H ? mx::split(*settings.sinks_H, num_calls) : std::vector<mx::array>{};
   std::vector<mx::array> parts;
+  parts.reserve(qs.size());
   for (std::size_t i = 0; i < qs.size(); ++i) {
     parts.push_back(attend(qs[i], ks[i], vs[i], sinks.empty() ? std::nullopt : std::optional(sinks[i])));
   }

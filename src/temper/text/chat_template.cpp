@@ -38,7 +38,7 @@ Json normalized(const Json& messages) {
     }
     for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
       if (const auto thoughts = kept.find(name); thoughts != kept.end()) {
-        const Json value = *thoughts;
+        const auto value = thoughts->get<Json>(); // a copy: the next line may move what it stands in
         kept["reasoning_content"] = value;
         if (!kept.contains("thinking")) {
           kept["thinking"] = value;

@@ -66,7 +66,7 @@ void ReportCallback::report(Trainer& trainer) {
   ReportCallback fresh(steps_per_report_);
   fresh.supervised_tokens_ = supervised_tokens_;
   fresh.num_skipped_ = num_skipped_;
-  *this = fresh;
+  *this = std::move(fresh);
 }
 
 void ReportCallback::pause() {

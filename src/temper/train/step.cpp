@@ -122,6 +122,7 @@ LossAndGradients TrainStep::gradients(const TrainState& state, const HostBatch& 
     });
   }
   std::vector<mx::array> inputs;
+  inputs.reserve(packs_->size() + frozen_.size());
   for (std::size_t i = 0; i < packs_->size(); ++i) {
     inputs.push_back(state.trainable.packed(packs_, i));
   }
@@ -212,6 +213,7 @@ StepOutcome TrainStep::update(TrainState& state, const PackedParams& gradients, 
   }
   const auto count = packs_->size();
   std::vector<mx::array> inputs;
+  inputs.reserve(count + slots_.size());
   for (std::size_t i = 0; i < count; ++i) {
     inputs.push_back(state.trainable.packed(packs_, i));
   }
@@ -269,6 +271,7 @@ std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& in
       options_.optimizer.step(trainable, clipped, moments, learning_rate, count);
 
   std::vector<mx::array> outputs;
+  outputs.reserve(packs_->size() + slots_.size());
   // A step that is not finite changes nothing.
   for (std::size_t i = 0; i < packs_->size(); ++i) {
     outputs.push_back(mx::where(applied, new_trainable.at(name_of(i)), trainable.at(name_of(i))));
@@ -292,6 +295,7 @@ std::vector<mx::array> TrainStep::traced_update(const std::vector<mx::array>& in
   outputs.push_back(applied);
 
   std::vector<mx::array> finite;
+  finite.reserve(packs_->size());
   for (std::size_t i = 0; i < packs_->size(); ++i) {
     finite.push_back(mx::isfinite(gradients.at(name_of(i))));
   }
