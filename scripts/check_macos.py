@@ -26,7 +26,8 @@ PLACES = [Path("/usr/include"), *Path("/usr/include").glob("*-linux-gnu")]
 PLATFORM = "macosx_14_0_arm64"
 ZIG = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.14.0"]
 ZIG_C = [*ZIG[:3], "cc", *ZIG[4:]]
-FLAGS = ["-std=c++20", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-DFMT_HEADER_ONLY"]
+FLAGS = ["-std=c++20", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-DFMT_HEADER_ONLY",
+         "-g0", "-fno-sanitize=undefined"]  # nothing runs: without what zig adds by itself  # fmt: skip
 
 
 def mlx_folder() -> Path:
