@@ -3,12 +3,12 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <unistd.h>
 
+#include "base/messages.h"
 #include "temper/base/error.h"
 #include "temper/base/files.h"
 #include "temper/config/run_config.h"
@@ -58,18 +58,9 @@ inline RunConfig load_flags(std::vector<std::string> flags) {
   return load_run_config({"", std::move(flags), true});
 }
 
-inline std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "";
-}
-
 inline std::string yaml_error(const std::string& yaml) {
   const ConfigFile file(yaml);
-  std::string what = error_of([&] { load_run_config({file.path(), {}, false}); });
+  std::string what = message_of<ConfigError>([&] { load_run_config({file.path(), {}, false}); });
   for (std::size_t at; (at = what.find(file.path())) != std::string::npos;) {
     what.replace(at, file.path().size(), "run.yaml");
   }
@@ -77,7 +68,7 @@ inline std::string yaml_error(const std::string& yaml) {
 }
 
 inline std::string flag_error(std::vector<std::string> flags) {
-  return error_of([&] { load_run_config({"", flags, false}); });
+  return message_of<ConfigError>([&] { load_run_config({"", flags, false}); });
 }
 
 inline Json value_of(RunConfig config, const std::string& key) {

@@ -242,7 +242,7 @@ TEST_CASE("an unknown key or flag is an error that names the nearest one") {
   CHECK(flag_error({"--xyzzyx", "1"}) == "unknown flag --xyzzyx; see `temper train --help`");
   CHECK(flag_error({"-q"}) == "unknown flag -q; see `temper train --help`");
   CHECK(flag_error({"run.yaml"}) == "unexpected argument 'run.yaml'; see `temper train --help`");
-  CHECK(error_of([] {
+  CHECK(message_of<ConfigError>([] {
           run_config_from_json(Json{{"itres", 1}});
         }) == "the configuration: unknown key 'itres'; did you mean 'iters'?");
 }
@@ -272,18 +272,18 @@ TEST_CASE("a value of the wrong type or out of range names its place") {
   CHECK(flag_error({"--dtype", "bfloat"}) ==
         "--dtype must be one of auto, float32, bfloat16, float16, got 'bfloat'; did you mean 'bfloat16'?");
   const Variable iters("TEMPER_ITERS", "x");
-  CHECK(error_of([] { load_flags({}); }) == "TEMPER_ITERS: expected a whole number, got 'x'");
-  CHECK(error_of([] {
+  CHECK(message_of<ConfigError>([] { load_flags({}); }) == "TEMPER_ITERS: expected a whole number, got 'x'");
+  CHECK(message_of<ConfigError>([] {
           run_config_from_json(Json{{"iters", "10"}});
         }) == "iters: expected a whole number, got \"10\"");
   CHECK(run_config_from_json(Json{{"iters", 10.0}}).iters == 10);
-  CHECK(error_of([] {
+  CHECK(message_of<ConfigError>([] {
           run_config_from_json(Json{{"iters", 1e300}});
         }).find("expected a whole number") != std::string::npos);
-  CHECK(error_of([] {
+  CHECK(message_of<ConfigError>([] {
           run_config_from_json(Json{{"iters", 1e12}});
         }).find("out of range") != std::string::npos);
-  CHECK(error_of([] {
+  CHECK(message_of<ConfigError>([] {
           run_config_from_json(Json{{"iters", std::int64_t{1} << 40}});
         }).find("out of range") != std::string::npos);
 }
@@ -325,21 +325,21 @@ TEST_CASE("combinations that can't work are errors") {
   CHECK(flag_error({"--data-format", "template"}).find("needs prompt_template") != std::string::npos);
   RunConfig config;
   config.lora_parameters.rank = 0;
-  CHECK(error_of([&] { validate(config); }) == "lora_parameters.rank must be at least 1, got 0");
+  CHECK(message_of<ConfigError>([&] { validate(config); }) == "lora_parameters.rank must be at least 1, got 0");
   config.lora_parameters.rank = 1;
   config.learning_rate = std::numeric_limits<double>::quiet_NaN();
-  CHECK(error_of([&] { validate(config); }).find("learning_rate must be") == 0);
+  CHECK(message_of<ConfigError>([&] { validate(config); }).find("learning_rate must be") == 0);
 }
 
 TEST_CASE("a run needs a model, a data set and something to do") {
   RunConfig config;
-  CHECK(error_of([&] { check_complete(config); }).find("no model") == 0);
+  CHECK(message_of<ConfigError>([&] { check_complete(config); }).find("no model") == 0);
   config.model = "m";
-  CHECK(error_of([&] { check_complete(config); }).find("no data set") == 0);
+  CHECK(message_of<ConfigError>([&] { check_complete(config); }).find("no data set") == 0);
   config.hf_dataset = Json{{"path", "x"}};
   CHECK_NOTHROW(check_complete(config));
   config.train = false;
-  CHECK(error_of([&] { check_complete(config); }).find("nothing to do") == 0);
+  CHECK(message_of<ConfigError>([&] { check_complete(config); }).find("nothing to do") == 0);
 }
 
 TEST_CASE("null means the default") {

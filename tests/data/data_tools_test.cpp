@@ -52,16 +52,6 @@ RunConfig config_of(const TempFolder& folder) {
   return config;
 }
 
-template <typename Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 } // namespace
 
 TEST_CASE("check: rows, formats, malformed rows, and duplicates within and across splits") {
@@ -161,7 +151,7 @@ TEST_CASE("prepare: splits by the seed, every row once, the same again") {
     }
   }
   CHECK(prompts.size() == 100);
-  CHECK(contains(error_of([&] { prepare_files(options); }), "is there already; pass --overwrite"));
+  CHECK(contains(message_of<Error>([&] { prepare_files(options); }), "is there already; pass --overwrite"));
   options.overwrite = true;
   prepare_files(options);
   CHECK(read(options.out / "train.jsonl") == train);
@@ -215,8 +205,8 @@ TEST_CASE("prepare: sources mix by weight, no row twice; too much asked for is s
   }
   CHECK(prompts.size() == 41);
   options.sample = 100;
-  CHECK(
-      contains(error_of([&] { prepare_files(options); }), "a.jsonl: has 60 usable rows but 75 are asked for"));
+  CHECK(contains(message_of<Error>([&] { prepare_files(options); }),
+                 "a.jsonl: has 60 usable rows but 75 are asked for"));
 }
 
 TEST_CASE("prepare: message lists keep their context out of the loss") {
@@ -247,7 +237,7 @@ TEST_CASE("prepare: what does not fit is refused and leaves nothing behind") {
   PrepareOptions options;
   options.sources = {folder.path() / "a.jsonl"};
   options.out = folder.path() / "out";
-  const auto error = [&] { return error_of([&] { prepare_files(options); }); };
+  const auto error = [&] { return message_of<Error>([&] { prepare_files(options); }); };
   CHECK(contains(error(), "a.jsonl:4: not JSON"));
   options.skip_bad_rows = true;
   options.max_bad_rows = 0;

@@ -9,18 +9,14 @@ def with_yaml(box: Box, text: str) -> list[str]:
     return box.train("--config", "run.yaml")
 
 
-def with_threads(box: Box, threads: str) -> None:
-    box.environment["TEMPER_THREADS"] = threads
-
-
 @fault(CONFIG, r"TEMPER_THREADS 'many' is not a number of threads from 1 to 1024")
 def threads_in_words(box: Box) -> None:
-    with_threads(box, "many")
+    box.environment["TEMPER_THREADS"] = "many"
 
 
 @fault(CONFIG, r"TEMPER_THREADS '99999999999' is not a number of threads from 1 to 1024")
 def more_threads_than_a_machine_has(box: Box) -> None:
-    with_threads(box, "99999999999")
+    box.environment["TEMPER_THREADS"] = "99999999999"
 
 
 @fault(CONFIG, r"--lora-rank must be at least 1, got 0")

@@ -182,11 +182,12 @@ TEST_CASE("Qwen3.5: any choice of layers that attend; a layer that predicts one 
 
 TEST_CASE("Qwen3.5 as llama.cpp cannot run it is refused") {
   auto spec = load_spec(kFamilyFixtures / "qwen3_5");
-  const auto words = error_of<ModelError>([&] { find_gguf_arch(spec, "it"); });
+  const auto words = message_of<ModelError>([&] { find_gguf_arch(spec, "it"); });
   CHECK(words.find("keys and values have heads of different sizes") != std::string::npos);
   spec.delta.value_dim = spec.delta.key_dim;
   spec.gated_attention = false;
-  CHECK(error_of<ModelError>([&] { find_gguf_arch(spec, "it"); }).find("without a gate") != std::string::npos);
+  CHECK(message_of<ModelError>([&] { find_gguf_arch(spec, "it"); }).find("without a gate") !=
+        std::string::npos);
 }
 
 TEST_CASE("half precision comes back bit by bit") {

@@ -6,7 +6,7 @@
 #include "text/fixtures.h"
 
 using namespace temper;
-using test::error_of;
+using test::message_of;
 
 namespace {
 
@@ -15,7 +15,7 @@ const std::vector<std::string> kNames{"README.md",        "m-Q4_K_M.gguf",   "m.
                                       "model.safetensors"};
 
 std::string refusal(const std::vector<std::string>& names, const std::string& wanted) {
-  return error_of<ModelError>([&] { choose_gguf(names, wanted, "o/m"); });
+  return message_of<ModelError>([&] { choose_gguf(names, wanted, "o/m"); });
 }
 
 } // namespace

@@ -175,7 +175,7 @@ TEST_CASE("rule 4: thoughts that the generation prompt cuts off are still superv
 TEST_CASE("a template whose turns can't be told apart is refused with what to do") {
   const ChatTemplate hides("{{ messages | length }} messages", Json::object());
   const auto chat = chat_of({{"user", "a"}, {"assistant", "b"}});
-  const auto error = test::error_of<DataError>([&] { hides.render_with_spans(chat); });
+  const auto error = test::message_of<DataError>([&] { hides.render_with_spans(chat); });
   CHECK(error.find("assistant turn 1") != std::string::npos);
   CHECK(error.find("{% generation %}") != std::string::npos);
   CHECK(hides.render(chat) == "2 messages");

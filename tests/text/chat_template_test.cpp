@@ -14,8 +14,8 @@
 namespace temper {
 namespace {
 
-using test::error_of;
 using test::fixture;
+using test::message_of;
 
 const Json kQuestion = Json::array({{{"role", "user"}, {"content", "hi"}}});
 
@@ -116,7 +116,7 @@ TEST_CASE("strftime_now formats the local date") {
 }
 
 TEST_CASE("a template's complaint reaches the user in its own words") {
-  const auto refusal = [](const std::string& source) { return error_of<DataError>([&] { render(source); }); };
+  const auto refusal = [](const std::string& source) { return message_of<DataError>([&] { render(source); }); };
   CHECK(refusal("\n{{ raise_exception('roles must alternate') }}") ==
         "roles must alternate (chat template, line 2)");
   CHECK(refusal("{{ messages[0].tool.name }}").find("undefined") != std::string::npos);
@@ -178,7 +178,7 @@ TEST_CASE("a template without bound is refused by name, soon, and holds 64 MiB a
     const auto before = peak_bytes();
     const Stopwatch watch;
     std::unique_ptr<ChatTemplate> bomb;
-    const auto words = error_of<ModelError>([&] {
+    const auto words = message_of<ModelError>([&] {
       bomb = std::make_unique<ChatTemplate>(source, Json::object(), "tool_use");
       bomb->render(kQuestion);
     });
@@ -188,7 +188,7 @@ TEST_CASE("a template without bound is refused by name, soon, and holds 64 MiB a
     CHECK(watch.seconds() < 20);
     CHECK(peak_bytes() - before < kMostLeft);
     if (bomb) { // once is enough
-      CHECK(error_of<ModelError>([&] { bomb->render(kQuestion); }) == words);
+      CHECK(message_of<ModelError>([&] { bomb->render(kQuestion); }) == words);
       CHECK(peak_bytes() - before < kMostLeft);
     }
   }
@@ -202,7 +202,7 @@ TEST_CASE("what is large but bounded renders; range() has a bound of its own") {
                      Json::object())
             .render(chat)
             .size() == 150 << 20);
-  CHECK(error_of<DataError>([] { render("{{ range(10**9) }}"); }).find("range") != std::string::npos);
+  CHECK(message_of<DataError>([] { render("{{ range(10**9) }}"); }).find("range") != std::string::npos);
   const std::string deep =
       "{% set ns = namespace(n=[]) %}{% for i in range(100) %}{% for j in range(1000) %}"
       "{% set ns.n = [ns.n] %}{% endfor %}{% endfor %}";
@@ -236,7 +236,8 @@ TEST_CASE("templates render in many threads at once, those that are refused too"
 }
 
 TEST_CASE("a template that does not parse is a ModelError with its line") {
-  const auto broken = error_of<ModelError>([] { ChatTemplate("a\n{% if x %}\n{% endfor %}", Json::object()); });
+  const auto broken =
+      message_of<ModelError>([] { ChatTemplate("a\n{% if x %}\n{% endfor %}", Json::object()); });
   CHECK(broken.find("does not parse") != std::string::npos);
   CHECK(broken.find("line 3") != std::string::npos);
 }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <string>
 
+#include "base/messages.h"
 #include "temper/base/files.h"
 #include "temper/base/json.h"
 #include "temper/text/tokenizer.h"
@@ -66,17 +67,6 @@ inline RenderOptions options_of(const Json& chat) {
   options.tools = chat.value("tools", Json());
   options.variables = chat.value("variables", Json::object());
   return options;
-}
-
-// The text of the error that `action` throws, "" if it throws none of type E.
-template <class E, class Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return {};
 }
 
 } // namespace temper::test

@@ -12,8 +12,8 @@ namespace temper {
 namespace {
 
 using test::contains;
-using test::error_of;
 using test::fixture;
+using test::message_of;
 using test::TempFolder;
 
 using Ids = std::vector<std::int32_t>;
@@ -176,21 +176,21 @@ TEST_CASE("the fingerprint changes with every file that shapes ids or text, and 
 TEST_CASE("what is wrong with a folder is said in one line that names the file") {
   const TempFolder folder;
   const auto load = [&] { Tokenizer::load(folder.path()); };
-  CHECK(contains(error_of<ModelError>(load), "no tokenizer.json or tokenizer.model; copy the tokenizer's"));
+  CHECK(contains(message_of<ModelError>(load), "no tokenizer.json or tokenizer.model; copy the tokenizer's"));
   folder.write("vocab.json", "{}");
-  CHECK(contains(error_of<ModelError>(load), "save it as tokenizer.json"));
+  CHECK(contains(message_of<ModelError>(load), "save it as tokenizer.json"));
   folder.write("tokenizer.json", "{\"version\": ");
-  CHECK(contains(error_of<ModelError>(load), "tokenizer.json: not a tokenizer that can be read"));
+  CHECK(contains(message_of<ModelError>(load), "tokenizer.json: not a tokenizer that can be read"));
   folder.write("tokenizer.json", read_file(fixture("bytelevel") / "tokenizer.json"));
   folder.write("tokenizer_config.json", "{\"bos_token\" 1}");
-  CHECK(contains(error_of<ModelError>(load), "tokenizer_config.json: not valid JSON at line 1"));
+  CHECK(contains(message_of<ModelError>(load), "tokenizer_config.json: not valid JSON at line 1"));
   folder.write("tokenizer_config.json", "[]");
-  CHECK(contains(error_of<ModelError>(load), "must be a JSON object"));
-  CHECK(contains(error_of<ModelError>([] { Tokenizer::load("/nowhere/model"); }), "no such model folder"));
+  CHECK(contains(message_of<ModelError>(load), "must be a JSON object"));
+  CHECK(contains(message_of<ModelError>([] { Tokenizer::load("/nowhere/model"); }), "no such model folder"));
 
   folder.write("tokenizer_config.json", R"({"chat_template": "{% if %}"})");
   const auto tokenizer = Tokenizer::load(folder.path()); // text without chats still trains
-  CHECK(contains(error_of<ModelError>([&] { tokenizer->chat_template(); }), "does not parse"));
+  CHECK(contains(message_of<ModelError>([&] { tokenizer->chat_template(); }), "does not parse"));
 }
 
 TEST_CASE("a truncated tokenizer.model is refused at every length") {
@@ -208,12 +208,12 @@ TEST_CASE("a truncated tokenizer.model is refused at every length") {
   }
   CHECK(refused > 50);
   folder.write("tokenizer.model", "not a model at all");
-  CHECK(contains(error_of<ModelError>([&] { Tokenizer::load(folder.path()); }), "not a SentencePiece model"));
+  CHECK(contains(message_of<ModelError>([&] { Tokenizer::load(folder.path()); }), "not a SentencePiece model"));
 }
 
 TEST_CASE("text that is not UTF-8 is a DataError") {
   const auto tokenizer = Tokenizer::load(fixture("bytelevel"));
-  CHECK(contains(error_of<DataError>([&] { tokenizer->encode("ab\xff", false); }), "not UTF-8 from byte 2"));
+  CHECK(contains(message_of<DataError>([&] { tokenizer->encode("ab\xff", false); }), "not UTF-8 from byte 2"));
 }
 
 TEST_CASE("many threads share a tokenizer") {

@@ -1,12 +1,13 @@
 #include "temper/config/lora_parameters.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 
 #include "temper/base/error.h"
+#include "temper/base/text.h"
 #include "temper/config/name_pattern.h"
 
 namespace temper {
@@ -111,13 +112,10 @@ std::optional<int> LoraParameters::pissa_iterations() const {
   if (init == "default" || init == kPissa) {
     return std::nullopt;
   }
-  int count = 0;
   if (init.starts_with(kPissaIterations)) {
-    const auto* begin = init.data() + kPissaIterations.size();
-    const auto* end = init.data() + init.size();
-    const auto [stop, error] = std::from_chars(begin, end, count);
-    if (error == std::errc() && stop == end && begin != end && count >= 0) {
-      return count;
+    const auto count = whole_number(std::string_view(init).substr(kPissaIterations.size()));
+    if (count && *count <= std::numeric_limits<int>::max()) {
+      return static_cast<int>(*count);
     }
   }
   throw ConfigError("lora_parameters.init: " + init + " is not one of default, pissa, pissa_niter_N");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 
 #include "temper/base/files.h"
 #include "temper/base/text.h"
@@ -10,8 +11,6 @@ namespace temper {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kLongestTimeout = 86'400;
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -89,11 +88,11 @@ HubSettings hub_settings_from_environment() {
   settings.is_offline = is_true(variable({"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}));
   if (const auto timeout = variable("HF_HUB_DOWNLOAD_TIMEOUT"); !timeout.empty()) {
     const auto seconds = whole_number(timeout).value_or(0);
-    if (seconds < 1 || seconds > kLongestTimeout) {
-      throw ConfigError("HF_HUB_DOWNLOAD_TIMEOUT '" + timeout + "' is not a number of seconds from 1 to " +
-                        std::to_string(kLongestTimeout));
+    if (seconds < 1) {
+      throw ConfigError("HF_HUB_DOWNLOAD_TIMEOUT '" + timeout + "' is not a number of seconds above 0");
     }
-    settings.http.stall_timeout_s = static_cast<int>(seconds);
+    settings.http.stall_timeout_s =
+        static_cast<int>(std::min<std::int64_t>(seconds, std::numeric_limits<int>::max()));
   }
   return settings;
 }
